@@ -1,0 +1,1 @@
+//! The host agent: wake, queue and time policy on the proxy engine, and process supervision

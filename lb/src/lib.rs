@@ -1,0 +1,1 @@
+//! The edge: routing policy on the proxy engine, and its control side

@@ -1,0 +1,135 @@
+//! The names that this proxy acts on or that HPACK's static table holds, so that both are found by number.
+
+macro_rules! names {
+    ($($variant:ident = $text:literal,)*) => {
+        /// A field's name, where it is well known.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Name {
+            $($variant,)*
+            /// Any other name.
+            Other,
+        }
+
+        impl Name {
+            /// Every well-known name, in the order of their numbers.
+            pub const ALL: &'static [Name] = &[$(Name::$variant,)*];
+
+            /// The name in lower case; empty for [`Name::Other`].
+            pub const fn as_bytes(self) -> &'static [u8] {
+                match self {
+                    $(Name::$variant => $text.as_bytes(),)*
+                    Name::Other => b"",
+                }
+            }
+
+            /// The well-known name that these lower-case octets are.
+            pub fn from_bytes(name: &[u8]) -> Name {
+                let Ok(text) = std::str::from_utf8(name) else { return Name::Other };
+                match text {
+                    $($text => Name::$variant,)*
+                    _ => Name::Other,
+                }
+            }
+        }
+    };
+}
+
+names! {
+    Accept = "accept",
+    AcceptCharset = "accept-charset",
+    AcceptEncoding = "accept-encoding",
+    AcceptLanguage = "accept-language",
+    AcceptRanges = "accept-ranges",
+    AccessControlAllowOrigin = "access-control-allow-origin",
+    Age = "age",
+    Allow = "allow",
+    AltSvc = "alt-svc",
+    Authorization = "authorization",
+    CacheControl = "cache-control",
+    Connection = "connection",
+    ContentDisposition = "content-disposition",
+    ContentEncoding = "content-encoding",
+    ContentLanguage = "content-language",
+    ContentLength = "content-length",
+    ContentLocation = "content-location",
+    ContentRange = "content-range",
+    ContentType = "content-type",
+    Cookie = "cookie",
+    Date = "date",
+    ETag = "etag",
+    Expect = "expect",
+    Expires = "expires",
+    Forwarded = "forwarded",
+    From = "from",
+    Host = "host",
+    Http2Settings = "http2-settings",
+    IfMatch = "if-match",
+    IfModifiedSince = "if-modified-since",
+    IfNoneMatch = "if-none-match",
+    IfRange = "if-range",
+    IfUnmodifiedSince = "if-unmodified-since",
+    KeepAlive = "keep-alive",
+    LastModified = "last-modified",
+    Link = "link",
+    Location = "location",
+    MaxForwards = "max-forwards",
+    Origin = "origin",
+    Priority = "priority",
+    ProxyAuthenticate = "proxy-authenticate",
+    ProxyAuthorization = "proxy-authorization",
+    ProxyConnection = "proxy-connection",
+    Range = "range",
+    Referer = "referer",
+    Refresh = "refresh",
+    RetryAfter = "retry-after",
+    SecWebSocketAccept = "sec-websocket-accept",
+    SecWebSocketKey = "sec-websocket-key",
+    Server = "server",
+    ServerTiming = "server-timing",
+    SetCookie = "set-cookie",
+    StrictTransportSecurity = "strict-transport-security",
+    Te = "te",
+    Traceparent = "traceparent",
+    Tracestate = "tracestate",
+    Trailer = "trailer",
+    TransferEncoding = "transfer-encoding",
+    Upgrade = "upgrade",
+    UserAgent = "user-agent",
+    Vary = "vary",
+    Via = "via",
+    WwwAuthenticate = "www-authenticate",
+    XForwardedFor = "x-forwarded-for",
+    XForwardedHost = "x-forwarded-host",
+    XForwardedPort = "x-forwarded-port",
+    XForwardedProto = "x-forwarded-proto",
+    XRequestId = "x-request-id",
+    // Between our own edges and agents; stripped from whatever clients and applications send.
+    SteadyApp = "steady-app",
+    SteadyGeneration = "steady-generation",
+    SteadyProbe = "steady-probe",
+    SteadyRefused = "steady-refused",
+    SteadyTiming = "steady-timing",
+    SteadyAccepted = "steady-accepted",
+}
+
+impl Name {
+    /// Whether it is one of our own, which no client and no application may send.
+    pub fn is_reserved(name: &[u8]) -> bool {
+        name.starts_with(b"steady-")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_found_by_its_octets() {
+        for &name in Name::ALL {
+            assert_eq!(Name::from_bytes(name.as_bytes()), name);
+        }
+        assert_eq!(Name::from_bytes(b"x-unknown"), Name::Other);
+        assert_eq!(Name::from_bytes(b"\xff"), Name::Other);
+    }
+}

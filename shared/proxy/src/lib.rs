@@ -1,0 +1,1 @@
+//! The engine: a worker that carries exchanges between downstream and upstream connections

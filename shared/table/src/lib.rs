@@ -1,0 +1,1 @@
+//! The routing table: a versioned, checksummed file, memory-mapped and swapped whole

@@ -1,0 +1,1 @@
+//! Clocks, per-request timing and mergeable latency histograms

@@ -1,1 +1,4 @@
-//! The edge: routing policy on the proxy engine, and its control side
+//! The edge: routing policy on the proxy engine, and its control side.
+#![forbid(unsafe_code)]
+
+pub mod snapshot;

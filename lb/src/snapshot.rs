@@ -1,0 +1,78 @@
+//! Where the edge's two halves meet: what control publishes for the workers, and what it asks of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use steady_proxy::sample::Samples;
+use steady_table::Routes;
+
+/// Everything a worker needs to decide about a request, in one piece, so that a change is atomic. Immutable.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Applications, hosts and domains.
+    pub routes: Arc<Routes>,
+    /// What control knows of each host, by the table's host index.
+    pub hosts: Vec<HostState>,
+    /// TLS towards clients; `None` until there is a certificate (handshakes are refused).
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub settings: Settings,
+}
+
+/// One host as control sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostState {
+    Up,
+    /// Does not answer on its control side; its data path is still used.
+    Suspected,
+    /// Down: requests are answered 502 at once.
+    Down,
+}
+
+/// What may be changed while running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// From the connection's first byte, or the end of the last response, to a whole head.
+    pub header_timeout: Duration,
+    /// A connection without any request.
+    pub idle_timeout: Duration,
+    /// From the request's end (or 100-continue) to the response's head.
+    pub response_timeout: Duration,
+    /// A tunnel, or a body, in which nothing moves.
+    pub tunnel_timeout: Duration,
+    /// A whole exchange; `None`: no bound (streams and tunnels).
+    pub total_timeout: Option<Duration>,
+    /// How long a request may wait for a probe's verdict.
+    pub probe_timeout: Duration,
+    /// How long a request may be parked at the edge.
+    pub park_timeout: Duration,
+    /// Networks whose `Forwarded`/`X-Forwarded-*` are believed.
+    pub trusted: Vec<Network>,
+    /// Add `Server-Timing` to every answer.
+    pub server_timing: bool,
+}
+
+/// An IP network, `10.0.0.0/8`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    pub addr: std::net::IpAddr,
+    pub prefix: u8,
+}
+
+/// What control asks of the data path. Implemented by the workers; by a fake in control's tests.
+pub trait Plane: Send + Sync {
+    /// Makes `snapshot` the truth for every request from now on, wakes the workers, and returns the publication's number.
+    /// The old one is handed back to control's thread and freed there.
+    fn publish(&self, snapshot: Arc<Snapshot>) -> u64;
+
+    /// The smallest publication that every worker runs by now.
+    fn settled(&self) -> u64;
+
+    /// Stops accepting, finishes what has begun (GOAWAY, `Connection: close`), and returns at once.
+    fn drain(&self, deadline: Duration);
+
+    /// Everything that was begun before the drain has ended, or the deadline has passed.
+    fn is_drained(&self) -> bool;
+
+    /// Counters for the metrics: one entry a worker.
+    fn samples(&self) -> Vec<Arc<dyn Samples + Send + Sync>>;
+}

@@ -11,8 +11,8 @@ use std::rc::Rc;
 
 /// A driver's receive buffers: `count` of `size` octets in one allocation that never moves.
 ///
-/// Single-threaded. A buffer is free (known to the pool), lent (to the kernel, or to a driver about to fill it), or out as
-/// a [`RecvBuf`].
+/// Single-threaded. A buffer is free (known to the pool), lent (to the kernel, or to a driver about to fill it), or
+/// out as a [`RecvBuf`].
 #[derive(Clone)]
 pub struct Pool(Rc<Inner>);
 
@@ -62,6 +62,11 @@ impl Pool {
         self.0.free.borrow_mut().pop()
     }
 
+    /// Whether [`lend`](Pool::lend) would find one.
+    pub(crate) fn has_free(&self) -> bool {
+        !self.0.free.borrow().is_empty()
+    }
+
     /// A lent buffer that was filled with `len` octets.
     pub(crate) fn filled(&self, id: u16, len: usize) -> RecvBuf {
         assert!(len <= self.0.size);
@@ -85,8 +90,8 @@ impl Deref for RecvBuf {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the buffer's first `len` octets were initialised (the pool starts zeroed), it is out as this value alone,
-        // and nobody writes to it until the drop gives it back.
+        // SAFETY: the buffer's first `len` octets were initialised (the pool starts zeroed), it is out as this value
+        // alone, and nobody writes to it until the drop gives it back.
         unsafe { std::slice::from_raw_parts(self.pool.address(self.id), self.len as usize) }
     }
 }

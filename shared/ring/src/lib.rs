@@ -10,18 +10,39 @@
 //! - `sim::Sim`: a seeded network with virtual time; every fault a network knows, repeatable from one number.
 //!
 //! All three pass the suite in `tests/conformance.rs`.
+//!
+//! - `probe`: which of the real ones this machine allows, and why not the better one.
+//! - `timers`: the worker's timing wheel.
+//! - `config`: the real drivers' sizes, with their reasons.
+//! - `slots`, `message`, `wake`: what the drivers share.
 
 #![allow(unsafe_code)]
 
 mod addr;
 mod buffer;
+mod config;
+pub mod epoll;
 mod event;
+mod message;
+pub mod probe;
+pub mod sim;
+mod slots;
 mod time;
+mod timers;
+pub mod uring;
+mod wake;
 
 pub use addr::Addr;
 pub use buffer::{Pool, RecvBuf, Segment, SendBuf};
+pub use config::Config;
+pub use epoll::Epoll;
 pub use event::{ConnId, Event, ListenerId, Op};
+pub use probe::{Choice, Chosen, Unavailable, choose};
+pub use sim::{Faults, Sim, SimListener, SimNet, SimSocket};
+pub use steady_sys::net::{listen_tcp, listen_unix};
 pub use time::Time;
+pub use timers::Timers;
+pub use uring::Uring;
 
 use std::io;
 use std::sync::Arc;
@@ -33,10 +54,14 @@ use std::sync::Arc;
 ///   [`pause`](Driver::pause). After `pause` a few more [`Event::Received`] may come (what the kernel had already
 ///   delivered); the caller keeps them.
 /// - **Sending**: at most one send in flight per connection. A second [`send`](Driver::send) before
-///   [`Event::Sent`] is a bug of the caller and panics. Short writes are finished by the driver: `Sent` means all of it.
+///   [`Event::Sent`] is a bug of the caller and panics. Short writes are finished by the driver: `Sent` means all of
+///   it. A send (and a shutdown) asked for before [`Event::Connected`] is done as soon as the connection is there.
+///   After [`Event::Failed`] with [`Op::Connect`] or [`Op::Send`] nothing is sent any more: a further buffer is
+///   dropped unreported.
 /// - **Ending**: after [`close`](Driver::close) the driver cancels what is under way, awaits every terminal completion,
-///   closes the descriptor and reports [`Event::Closed`]; no other event of that connection follows the call. Only then is
-///   the slot reused, with another generation. A connection that failed ([`Event::Failed`]) still must be closed.
+///   closes the descriptor and reports [`Event::Closed`]; no other event of that connection follows the call. Only
+///   then is the slot reused, with another generation. A connection that failed ([`Event::Failed`]) still must be
+///   closed.
 /// - An id of a past generation is ignored by every method.
 /// - A [`RecvBuf`] goes back to the pool when it is dropped. Holding many starves the ring: what outlives the batch is
 ///   copied out. When the pool is empty, receiving resumes by itself once buffers came back (counted in [`Stats`]).
@@ -136,4 +161,9 @@ pub struct Stats {
     pub waits: u64,
     /// System calls made, waits included.
     pub syscalls: u64,
+}
+
+/// The real drivers' clock.
+pub(crate) fn clock() -> Time {
+    Time::from_nanos(steady_sys::clock::monotonic_nanos())
 }

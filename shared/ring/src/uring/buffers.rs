@@ -1,0 +1,88 @@
+//! The provided-buffer ring: a [`Pool`] that the kernel picks receive buffers from (`io_uring_register_buf_ring(3)`).
+
+use std::io;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::types::BufRingEntry;
+
+use super::queue::Queue;
+use crate::Pool;
+
+/// The one group of provided buffers that a driver has.
+pub(super) const GROUP: u16 = 0;
+
+/// A ring of `count` entries in pages of its own, with a pool of as many buffers behind it.
+pub(super) struct BufRing {
+    entries: NonNull<BufRingEntry>,
+    bytes: usize,
+    mask: u16,
+    /// Our side of the ring; the kernel reads its copy in the first entry.
+    tail: u16,
+    /// Buffers that the kernel has.
+    lent: usize,
+    pool: Pool,
+}
+
+impl BufRing {
+    /// `count` is a power of two up to 32,768 (the kernel's limit); the caller checked it.
+    pub(super) fn register(queue: &Queue, count: u16, size: usize) -> io::Result<BufRing> {
+        let bytes = usize::from(count) * size_of::<BufRingEntry>();
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a fresh anonymous mapping touches no memory that exists.
+        let memory = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) };
+        if memory == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let entries = NonNull::new(memory.cast()).expect("mmap never maps page zero");
+        let mut ring = BufRing { entries, bytes, mask: count - 1, tail: 0, lent: 0, pool: Pool::new(count, size) };
+        // SAFETY: the mapping is page-aligned, zeroed, of `count` entries, and stays until `drop`, which the driver
+        // lets run only after it has closed the queue.
+        unsafe { queue.submitter().register_buf_ring_with_flags(memory as u64, count, GROUP, 0)? };
+        ring.replenish();
+        Ok(ring)
+    }
+
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Buffers that the kernel has left.
+    pub(super) fn lent(&self) -> usize {
+        self.lent
+    }
+
+    /// The kernel used up one buffer.
+    pub(super) fn taken(&mut self) {
+        self.lent -= 1;
+    }
+
+    /// Hands every free buffer to the kernel: one release store for the whole batch.
+    pub(super) fn replenish(&mut self) {
+        let before = self.tail;
+        while let Some(id) = self.pool.lend() {
+            // SAFETY: the index is masked to the ring, and an entry between the kernel's head and our tail is never
+            // rewritten, because there are as many entries as buffers.
+            let entry = unsafe { self.entries.add(usize::from(self.tail & self.mask)).as_mut() };
+            entry.set_addr(self.pool.address(id) as u64);
+            entry.set_len(self.pool.buffer_size() as u32);
+            entry.set_bid(id);
+            self.tail = self.tail.wrapping_add(1);
+            self.lent += 1;
+        }
+        if self.tail != before {
+            // SAFETY: the tail lies in the first entry, aligned, and is only accessed atomically: by us here, by the
+            // kernel with an acquire load.
+            let tail = unsafe { AtomicU16::from_ptr(BufRingEntry::tail(self.entries.as_ptr()).cast_mut()) };
+            tail.store(self.tail, Ordering::Release);
+        }
+    }
+}
+
+impl Drop for BufRing {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `register` with this length; the queue that knew it is closed.
+        unsafe { libc::munmap(self.entries.as_ptr().cast(), self.bytes) };
+    }
+}

@@ -1,0 +1,142 @@
+//! What a message costs once everything is warm: no allocation, and on io_uring one system call a wait.
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use common::{Bench, Family, MakeReal, Real, pattern};
+use steady_ring::{ConnId, Driver, Epoll, Event, Segment, SendBuf, Uring};
+
+/// Counts the allocations of each thread.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+#[allow(unsafe_code)]
+// SAFETY: hands everything on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.realloc(ptr, layout, new_size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const CONNS: usize = 16;
+
+/// Sends `rounds` messages from every client to its server and back, reusing the buffers that come back. `vectored`
+/// sends the payload as a segment behind an empty head.
+fn echo<D: Driver>(
+    driver: &mut D,
+    pairs: &[(ConnId, ConnId)],
+    spare: &mut Vec<SendBuf>,
+    events: &mut Vec<Event>,
+    rounds: usize,
+    vectored: bool,
+) {
+    let message = [7u8; 700];
+    let fill = |mut buf: SendBuf, bytes: &[u8]| {
+        if vectored {
+            let Some(Segment::Owned(segment)) = buf.tail.first_mut() else { panic!("made with a segment") };
+            segment.clear();
+            segment.extend_from_slice(bytes);
+        } else {
+            buf.head.clear();
+            buf.head.extend_from_slice(bytes);
+        }
+        buf
+    };
+    for _ in 0..rounds {
+        for &(client, _) in pairs {
+            let buf = spare.pop().expect("as many as can be under way");
+            driver.send(client, fill(buf, &message));
+        }
+        let mut back = 0;
+        let mut sent = 0;
+        // A message of 700 octets arrives whole: it fits one segment and one buffer.
+        while back < pairs.len() || sent < 2 * pairs.len() {
+            driver.wait(None, events).unwrap();
+            for event in events.drain(..) {
+                match event {
+                    Event::Received { conn, buf } if pairs.iter().any(|&(_, server)| server == conn) => {
+                        assert_eq!(buf.len(), message.len());
+                        let to_send = spare.pop().expect("as many as can be under way");
+                        driver.send(conn, fill(to_send, &buf));
+                    }
+                    Event::Received { .. } => back += 1,
+                    Event::Sent { buf, .. } => {
+                        sent += 1;
+                        spare.push(buf);
+                    }
+                    other => panic!("unexpected: {other:?}"),
+                }
+            }
+        }
+    }
+}
+
+fn measure<D: MakeReal>(family: Family, vectored: bool) -> (u64, u64, u64) {
+    let mut bench = Bench::<Real<D>>::new();
+    let pairs: Vec<_> = (0..CONNS).map(|_| bench.connection(family)).collect();
+    let make = || {
+        let payload = pattern(700, 1);
+        if vectored { SendBuf { head: Vec::new(), tail: vec![Segment::Owned(payload)] } } else { payload.into() }
+    };
+    let mut spare: Vec<SendBuf> = std::iter::repeat_with(make).take(2 * CONNS).collect();
+    let mut events = Vec::with_capacity(1_024);
+    let driver = bench.driver();
+    echo(driver, &pairs, &mut spare, &mut events, 50, vectored);
+    let (stats, allocations) = (driver.stats(), ALLOCATIONS.get());
+    echo(driver, &pairs, &mut spare, &mut events, 200, vectored);
+    let (after, allocations) = (driver.stats(), ALLOCATIONS.get() - allocations);
+    assert_eq!(after.sends - stats.sends, 200 * 2 * CONNS as u64);
+    assert_eq!(after.received_bytes - stats.received_bytes, 200 * 2 * CONNS as u64 * 700);
+    (allocations, after.syscalls - stats.syscalls, after.waits - stats.waits)
+}
+
+#[test]
+fn on_io_uring_a_message_allocates_nothing_and_a_wait_is_one_system_call() {
+    for family in [Family::Tcp, Family::Unix] {
+        for vectored in [false, true] {
+            let (allocations, syscalls, waits) = measure::<Uring>(family, vectored);
+            assert_eq!(allocations, 0, "{family:?}, vectored {vectored}");
+            assert_eq!(syscalls, waits, "{family:?}, vectored {vectored}");
+            // 6,400 messages: a batch carries many.
+            assert!(waits <= 6_400 / 4, "{waits} waits");
+        }
+    }
+}
+
+#[test]
+fn on_epoll_a_message_allocates_nothing() {
+    for family in [Family::Tcp, Family::Unix] {
+        for vectored in [false, true] {
+            let (allocations, ..) = measure::<Epoll>(family, vectored);
+            assert_eq!(allocations, 0, "{family:?}, vectored {vectored}");
+        }
+    }
+}
+
+#[test]
+fn the_allocator_counts() {
+    let before = ALLOCATIONS.get();
+    drop(std::hint::black_box(Box::new(1)));
+    assert_eq!(ALLOCATIONS.get(), before + 1);
+}

@@ -1,0 +1,105 @@
+//! Children that never outlive their parent, and signals to their whole groups.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// A signal to end a process with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    Term,
+    Kill,
+}
+
+/// Makes the child lead a session and process group of its own (its pid is the number of both), and die by SIGKILL when
+/// the **thread** that spawns it ends (prctl(2), PR_SET_PDEATHSIG): spawn it from a thread that lives as long as the
+/// process. Also gives it default signal dispositions for SIGPIPE and an empty signal mask.
+pub fn lead_session_and_die_with_parent(command: &mut Command) -> &mut Command {
+    let parent = std::process::id();
+    // SAFETY: between fork and exec the closure makes only async-signal-safe calls (setsid, prctl, getppid, signal,
+    // sigemptyset, sigprocmask) on its own stack, and allocates nothing.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::setsid() < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong, 0, 0, 0) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // The parent may have died before the prctl; then nobody would tell us.
+            if libc::getppid() as u32 != parent {
+                return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            }
+            libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut none);
+            libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+            Ok(())
+        })
+    }
+}
+
+/// Sends `signal` to every process of group `pgid`. `Ok(false)`: there is none. Refuses the groups 0 and 1, which would
+/// mean our own or everybody.
+pub fn signal_group(pgid: u32, signal: Signal) -> io::Result<bool> {
+    signal_id(pgid, signal, -1)
+}
+
+/// Sends `signal` to process `pid`. `Ok(false)`: there is none. The caller knows that `pid` is who it means (an unreaped
+/// child, or one whose start time it has just compared).
+pub fn signal_process(pid: u32, signal: Signal) -> io::Result<bool> {
+    signal_id(pid, signal, 1)
+}
+
+fn signal_id(id: u32, signal: Signal, sign: i32) -> io::Result<bool> {
+    let id = i32::try_from(id).ok().filter(|id| *id > 1);
+    let id = id.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not a process id that may be signalled"))?;
+    let number = match signal {
+        Signal::Term => libc::SIGTERM,
+        Signal::Kill => libc::SIGKILL,
+    };
+    // SAFETY: kill takes two integers and touches no memory of ours.
+    if unsafe { libc::kill(sign * id, number) } == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() == Some(libc::ESRCH) { Ok(false) } else { Err(error) }
+}
+
+/// Flushes the whole file system that `file` is on (syncfs(2)): one call for a tree of many small files.
+pub fn sync_file_system(file: &std::fs::File) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the descriptor is open for as long as `file` is borrowed.
+    if unsafe { libc::syncfs(file.as_raw_fd()) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    #[test]
+    fn the_child_leads_its_group_and_a_signal_to_the_group_ends_it() {
+        let mut child = lead_session_and_die_with_parent(Command::new("sleep").arg("60")).spawn().unwrap();
+        assert!(signal_group(child.id(), Signal::Kill).unwrap());
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+        assert!(!signal_group(child.id(), Signal::Kill).unwrap());
+    }
+
+    #[test]
+    fn the_child_dies_with_the_thread_that_spawned_it() {
+        let mut child =
+            std::thread::spawn(|| lead_session_and_die_with_parent(Command::new("sleep").arg("60")).spawn().unwrap())
+                .join()
+                .unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+    }
+
+    #[test]
+    fn ids_that_would_mean_everybody_are_refused() {
+        for id in [0, 1, u32::MAX] {
+            assert!(signal_group(id, Signal::Term).is_err());
+            assert!(signal_process(id, Signal::Term).is_err());
+        }
+    }
+}

@@ -2,6 +2,7 @@
 //! list of fields that point into it. No map is built; a reused head allocates nothing.
 
 mod name;
+mod place;
 
 pub use name::Name;
 
@@ -50,6 +51,7 @@ pub struct Field<'h> {
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     id: Name,
+    /// Where the name is, when `id` does not say it.
     name: Span,
     value: Span,
 }
@@ -160,7 +162,10 @@ impl Head {
 
     /// The fields in the order they came.
     pub fn fields(&self) -> impl ExactSizeIterator<Item = Field<'_>> {
-        self.entries.iter().map(|entry| Field { id: entry.id, name: self.at(entry.name), value: self.at(entry.value) })
+        self.entries.iter().map(|entry| {
+            let name = if entry.id == Name::Other { self.at(entry.name) } else { entry.id.as_bytes() };
+            Field { id: entry.id, name, value: self.at(entry.value) }
+        })
     }
 
     /// How many fields there are.
@@ -199,9 +204,8 @@ impl Head {
     /// Appends a field of a well-known name.
     pub fn push_known(&mut self, id: Name, value: &[u8]) {
         debug_assert_ne!(id, Name::Other);
-        let name = self.put(id.as_bytes());
         let value = self.put(value);
-        self.entries.push(Entry { id, name, value });
+        self.entries.push(Entry { id, name: Span::default(), value });
     }
 
     /// Appends a field whose name is lower-cased on the way in.
@@ -214,11 +218,35 @@ impl Head {
         self.entries.push(Entry { id, name, value });
     }
 
+    /// Like [`push_lowercasing`](Head::push_lowercasing), and says which name it was: for a parser that takes some fields
+    /// away again with [`pop`](Head::pop).
+    pub(crate) fn push_parsed(&mut self, name: &[u8], value: &[u8]) -> Name {
+        self.push_lowercasing(name, value);
+        self.entries.last().map_or(Name::Other, |entry| entry.id)
+    }
+
+    /// Takes away the field that was pushed last, its octets too.
+    pub(crate) fn pop(&mut self) {
+        if let Some(entry) = self.entries.pop() {
+            self.arena.truncate(entry.name.start as usize);
+        }
+    }
+
+    /// Sets the path to `/` and what follows it: an absolute-form target that has a query but no path.
+    pub(crate) fn set_path_below_root(&mut self, rest: &[u8]) {
+        self.path = self.put(b"/");
+        self.arena.extend_from_slice(rest);
+        self.path.len += rest.len() as u32;
+    }
+
     /// Keeps only the fields that `keep` says yes to.
     pub fn retain(&mut self, mut keep: impl FnMut(Field<'_>) -> bool) {
         let arena = &self.arena;
         let slice = |span: Span| &arena[span.start as usize..(span.start + span.len) as usize];
-        self.entries.retain(|entry| keep(Field { id: entry.id, name: slice(entry.name), value: slice(entry.value) }));
+        self.entries.retain(|entry| {
+            let name = if entry.id == Name::Other { slice(entry.name) } else { entry.id.as_bytes() };
+            keep(Field { id: entry.id, name, value: slice(entry.value) })
+        });
     }
 
     /// Removes every field of this well-known name.

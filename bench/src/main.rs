@@ -1,1 +1,34 @@
-fn main() {}
+//! Every number that the project states comes from here: one subcommand a measurement, each in a file of its own.
+
+mod table;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Measures the parts of Steady against what one would use instead, in interleaved rounds of one run.
+#[derive(Debug, Parser)]
+#[command(name = "steady-bench", version)]
+struct Command {
+    #[command(subcommand)]
+    measurement: Measurement,
+}
+
+#[derive(Debug, Subcommand)]
+enum Measurement {
+    /// Look-ups in the routing table against a HashMap, and what it costs to build, open and change one.
+    Table(table::Args),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Command::parse().measurement {
+        Measurement::Table(args) => table::run(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("steady-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

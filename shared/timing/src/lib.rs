@@ -1,1 +1,22 @@
-//! Clocks, per-request timing and mergeable latency histograms
+//! What is measured about requests, in a form that is cheap to record, exact to add up and small to send.
+//!
+//! * [`RequestTiming`] is where the time of one request went; an agent sends it to the edge in a field.
+//! * [`Histogram`] collects durations. One worker writes it, any thread reads it; snapshots add up exactly.
+//! * [`Counter`] and [`Gauge`] are numbers with one writer and any readers.
+//! * [`Ewma`] is a moving average over time.
+//!
+//! Durations are whole microseconds and points in time whole nanoseconds of some monotonic clock, both `u64`: what reads the
+//! clock is the caller's business.
+
+mod cell;
+mod ewma;
+mod histogram;
+mod request;
+mod snapshot;
+mod varint;
+
+pub use cell::{Counter, Gauge};
+pub use ewma::Ewma;
+pub use histogram::{BUCKETS, Histogram, MAX_US};
+pub use request::{BadTiming, RequestTiming};
+pub use snapshot::{BadSnapshot, Snapshot};

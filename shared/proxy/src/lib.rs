@@ -1,4 +1,39 @@
 //! The engine: a worker that carries exchanges between downstream and upstream connections.
+//!
+//! [`Worker`] is generic over a driver (bytes in and out) and a [`Policy`] (what a request is for). It runs plain state
+//! machines, one batch of completions at a time: no runtime, no locks, no allocation per request in steady state.
+//! [`Plane`] is how control reaches the workers of a process.
 #![forbid(unsafe_code)]
 
+mod conn;
+pub mod daemon;
+mod deadlines;
+mod downstream;
+mod ending;
+mod exchange;
+mod fleet;
+mod hash;
+mod limits;
+pub mod log;
+mod plane;
+mod policy;
+pub mod proxy_protocol;
+mod refusal;
+mod relay;
+pub mod respond;
 pub mod sample;
+mod stats;
+pub mod tls;
+mod upstream;
+mod wire;
+mod worker;
+
+pub use fleet::{Blueprint, Fleet};
+pub use limits::{Limits, Timeouts};
+pub use plane::{Chosen, Command, Listed, Plane, Seat, Visit};
+pub use policy::{
+    AttemptEnd, Decision, Judgement, Outcome, ParkKey, Policy, Protocol, Record, Reply, Request, Target, Timing,
+};
+pub use refusal::{Explanation, Refusal};
+pub use stats::{Cell, Stats};
+pub use worker::{Config, Listener, Worker};

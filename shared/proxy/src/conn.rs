@@ -1,0 +1,224 @@
+//! One connection of a worker: its transport, its codec and what waits on either side of it.
+
+use std::net::SocketAddr;
+
+use steady_http::{Codec, StreamId, h1, h2};
+use steady_ring::{ConnId, Time};
+
+use crate::exchange::Key;
+use crate::tls::{Acceptor, Tls};
+
+/// Who is at the other end.
+#[derive(Debug)]
+pub(crate) enum Side {
+    Down { listener: usize, peer: Option<SocketAddr> },
+    Up { upstream: u64 },
+}
+
+/// What the connection speaks.
+#[derive(Debug)]
+pub(crate) enum Http {
+    /// The PROXY protocol's header comes first.
+    Proxied,
+    /// Cleartext: HTTP/2's preface or HTTP/1.1, by the first octets.
+    Unknown,
+    H1Server(h1::Server),
+    H2Server(Box<h2::Server>),
+    H1Client(h1::Client),
+    H2Client(Box<h2::Client>),
+}
+
+/// What lies between the codec and the socket.
+#[derive(Debug)]
+pub(crate) enum Secure {
+    Plain,
+    /// TLS: the ClientHello is not whole yet.
+    Hello(Acceptor),
+    Tls(Box<Tls>),
+}
+
+/// How far the connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Connecting,
+    Open,
+    /// No more is taken in; once everything is sent: FIN, then read and discard until the peer ends or time is out.
+    Finishing,
+    /// The FIN is out; reading and discarding.
+    Lingering,
+    /// `close` was called; the driver reports the end.
+    Closed,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub id: ConnId,
+    pub side: Side,
+    pub http: Http,
+    pub stage: Stage,
+    pub secure: Secure,
+    bindings: Bindings,
+    /// Input that the codec could not use yet.
+    pub pending: Vec<u8>,
+    /// The codec's output; with TLS, not yet encrypted.
+    pub out: Vec<u8>,
+    /// TLS: encrypted output.
+    pub wire: Vec<u8>,
+    /// Since when it is in its present state: accepted, idle, first octet of a head, send begun.
+    pub since: Time,
+    /// When the send in flight began.
+    pub sending_since: Time,
+    pub sending: bool,
+    pub dirty: bool,
+    pub paused: bool,
+    /// Some exchange wanted to send on it and found no room.
+    pub starved: bool,
+    /// The peer sent its FIN.
+    pub eof: bool,
+    /// Upstream: it takes no new request and is no longer counted among its upstream's.
+    pub retired: bool,
+    /// Which slot is served first when room comes back.
+    pub turn: usize,
+    /// Input waits for another turn of the codec.
+    pub refeed: bool,
+}
+
+/// Which exchange is on which stream slot. HTTP/1.1 has one, so the first is kept in place.
+#[derive(Debug, Default)]
+struct Bindings {
+    first: Option<Key>,
+    rest: Vec<Option<Key>>,
+}
+
+impl Conn {
+    pub(crate) fn new(id: ConnId, side: Side, http: Http, stage: Stage, now: Time) -> Conn {
+        Conn {
+            id,
+            side,
+            http,
+            stage,
+            secure: Secure::Plain,
+            bindings: Bindings::default(),
+            pending: Vec::new(),
+            out: Vec::new(),
+            wire: Vec::new(),
+            since: now,
+            sending_since: now,
+            sending: false,
+            dirty: false,
+            paused: false,
+            starved: false,
+            eof: false,
+            retired: false,
+            turn: 0,
+            refeed: false,
+        }
+    }
+
+    /// The codec, once the version is known.
+    pub(crate) fn codec(&mut self) -> Option<&mut dyn Codec> {
+        match &mut self.http {
+            Http::Proxied | Http::Unknown => None,
+            Http::H1Server(codec) => Some(codec),
+            Http::H2Server(codec) => Some(codec.as_mut()),
+            Http::H1Client(codec) => Some(codec),
+            Http::H2Client(codec) => Some(codec.as_mut()),
+        }
+    }
+
+    /// The codec and the output it writes to, at once.
+    pub(crate) fn codec_and_out(&mut self) -> Option<(&mut dyn Codec, &mut Vec<u8>)> {
+        let codec: &mut dyn Codec = match &mut self.http {
+            Http::Proxied | Http::Unknown => return None,
+            Http::H1Server(codec) => codec,
+            Http::H2Server(codec) => codec.as_mut(),
+            Http::H1Client(codec) => codec,
+            Http::H2Client(codec) => codec.as_mut(),
+        };
+        Some((codec, &mut self.out))
+    }
+
+    /// The name that the peer's TLS asked for.
+    pub(crate) fn server_name(&self) -> Option<&str> {
+        match &self.secure {
+            Secure::Tls(tls) => tls.server_name(),
+            Secure::Plain | Secure::Hello(_) => None,
+        }
+    }
+
+    pub(crate) fn is_tls(&self) -> bool {
+        !matches!(self.secure, Secure::Plain)
+    }
+
+    pub(crate) fn is_down(&self) -> bool {
+        matches!(self.side, Side::Down { .. })
+    }
+
+    /// One exchange at a time, pushed back by not reading (HTTP/1.1), rather than by windows.
+    pub(crate) fn is_serial(&self) -> bool {
+        !matches!(self.http, Http::H2Server(_) | Http::H2Client(_))
+    }
+
+    /// Streams open on it now.
+    pub(crate) fn active(&self) -> usize {
+        match &self.http {
+            Http::Proxied | Http::Unknown => 0,
+            Http::H1Server(codec) => codec.active(),
+            Http::H2Server(codec) => codec.active(),
+            Http::H1Client(codec) => codec.active(),
+            Http::H2Client(codec) => codec.active(),
+        }
+    }
+
+    /// Octets more that may be put into `out` now.
+    pub(crate) fn room(&self, out_bytes_max: usize) -> usize {
+        out_bytes_max.saturating_sub(self.out.len())
+    }
+
+    pub(crate) fn bind(&mut self, stream: StreamId, key: Key) {
+        match stream.slot as usize {
+            0 => self.bindings.first = Some(key),
+            slot => {
+                let rest = &mut self.bindings.rest;
+                if rest.len() < slot {
+                    rest.resize(slot, None);
+                }
+                rest[slot - 1] = Some(key);
+            }
+        }
+    }
+
+    pub(crate) fn bound(&self, stream: StreamId) -> Option<Key> {
+        match stream.slot as usize {
+            0 => self.bindings.first,
+            slot => self.bindings.rest.get(slot - 1).copied().flatten(),
+        }
+    }
+
+    /// Forgets the binding, if it is still this exchange's.
+    pub(crate) fn unbind(&mut self, stream: StreamId, key: Key) {
+        let place = match stream.slot as usize {
+            0 => &mut self.bindings.first,
+            slot => match self.bindings.rest.get_mut(slot - 1) {
+                Some(place) => place,
+                None => return,
+            },
+        };
+        if *place == Some(key) {
+            *place = None;
+        }
+    }
+
+    /// The exchange of slot `slot`, for walking over all of them up to [`slots`](Conn::slots).
+    pub(crate) fn bound_at(&self, slot: usize) -> Option<Key> {
+        match slot {
+            0 => self.bindings.first,
+            slot => self.bindings.rest.get(slot - 1).copied().flatten(),
+        }
+    }
+
+    pub(crate) fn slots(&self) -> usize {
+        1 + self.bindings.rest.len()
+    }
+}

@@ -1,0 +1,99 @@
+//! What both daemons do around their workers: logging, descriptors, the driver, listeners, and telling that they are ready.
+
+use std::io::{self, IsTerminal, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::num::NonZero;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use steady_ring::{Choice, Chosen};
+use tracing_subscriber::EnvFilter;
+
+/// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn.
+const BACKLOG: u32 = 4096;
+
+/// Starts the daemon's own log, on stderr. `STEADY_LOG` in the environment overrides the level (`info,steady_proxy=debug`).
+pub fn start_log(json: bool, level: &str) {
+    let filter = EnvFilter::try_from_env("STEADY_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // A second start (in tests) keeps the first.
+    let _ = if json { builder.json().try_init() } else { builder.with_ansi(io::stderr().is_terminal()).try_init() };
+}
+
+/// The driver of the workers, and why it is not io_uring where that was hoped for.
+#[derive(Clone, Debug)]
+pub struct Io {
+    pub uring: bool,
+    /// A sentence, and its label for the metrics.
+    pub fallback: Option<(String, &'static str)>,
+}
+
+impl Io {
+    pub fn name(&self) -> &'static str {
+        if self.uring { "uring" } else { "epoll" }
+    }
+
+    /// Chooses, and says loudly when `auto` had to do without io_uring.
+    ///
+    /// # Errors
+    /// io_uring was asked for and cannot be had: the sentence that says why, and what to do.
+    pub fn choose(choice: Choice) -> Result<Io, String> {
+        match steady_ring::choose(choice) {
+            Ok(Chosen::Uring) => Ok(Io { uring: true, fallback: None }),
+            Ok(Chosen::Epoll(None)) => Ok(Io { uring: false, fallback: None }),
+            Ok(Chosen::Epoll(Some(why))) => {
+                tracing::warn!("serving with epoll, which costs more per request: {why}");
+                Ok(Io { uring: false, fallback: Some((why.to_string(), why.label())) })
+            }
+            Err(why) => Err(why.to_string()),
+        }
+    }
+}
+
+/// As many workers as were asked for; 0: one per core this process may use.
+pub fn workers(asked: usize) -> usize {
+    match asked {
+        0 => std::thread::available_parallelism().map_or(1, NonZero::get),
+        asked => asked,
+    }
+}
+
+/// Takes as many descriptors as the hard limit allows: a connection each.
+pub fn raise_descriptors() {
+    if let Ok((soft, hard)) = steady_sys::limits::descriptors()
+        && soft < hard
+        && let Err(error) = steady_sys::limits::set_descriptors(hard)
+    {
+        tracing::warn!(%error, soft, "the limit of descriptors stays low; raise LimitNOFILE");
+    }
+}
+
+/// Binds a listener, and returns it with the address it really has (port 0: any free one).
+///
+/// # Errors
+/// A sentence with the address.
+pub fn listen(addr: SocketAddr) -> Result<(OwnedFd, SocketAddr), String> {
+    let explain = |error: io::Error| match error.kind() {
+        io::ErrorKind::AddrInUse => format!("{addr} is taken by another process: stop it, or listen elsewhere"),
+        io::ErrorKind::PermissionDenied => {
+            format!("{addr} may not be used by this user: ports below 1024 need CAP_NET_BIND_SERVICE")
+        }
+        _ => format!("cannot listen on {addr}: {error}"),
+    };
+    let socket = steady_ring::listen_tcp(addr, BACKLOG).map_err(explain)?;
+    let listener = TcpListener::from(socket);
+    let bound = listener.local_addr().map_err(explain)?;
+    Ok((listener.into(), bound))
+}
+
+/// Writes `contents` aside, syncs and renames it, so that whoever reads `path` sees all of it or nothing.
+///
+/// # Errors
+/// What the file system says.
+pub fn write_whole(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let aside = path.with_extension("new");
+    let mut file = std::fs::File::create(&aside)?;
+    file.write_all(contents)?;
+    file.sync_all()?;
+    std::fs::rename(&aside, path)
+}

@@ -1,0 +1,193 @@
+//! Every wait has a deadline.
+//!
+//! A slot (of a connection or an exchange) has at most one entry in the timing wheel that counts. When something moves a
+//! deadline further away nothing is done; when the entry fires, the slot's present occupant is asked when it is due, and
+//! the entry is set anew if that is later. So a request costs no timer.
+
+use std::time::Duration;
+
+use steady_ring::{ConnId, Driver, Time};
+
+use crate::conn::{Conn, Http, Secure, Side, Stage};
+use crate::exchange::{Exchange, Key, Origin, Phase};
+use crate::limits::{Limits, Timeouts};
+use crate::policy::{AttemptEnd, Outcome, Policy, Reply};
+use crate::refusal::Refusal;
+use crate::upstream::Failure;
+use crate::worker::{Slot, TimerKey, Worker};
+
+impl<D: Driver, P: Policy> Worker<D, P> {
+    /// Makes sure that the connection's deadline is not missed.
+    pub(crate) fn arm_conn(&mut self, index: u32) {
+        let Some(slot) = self.conns.get_mut(index as usize) else { return };
+        let Some(conn) = slot.conn.as_deref_mut() else { return };
+        let due = conn_due(conn, &self.timeouts, &self.limits);
+        if due < slot.armed {
+            slot.armed = due;
+            self.timers.set(TimerKey { slot: Slot::Conn(index), at: due }, due);
+        }
+    }
+
+    /// Makes sure that the exchange's deadline is not missed.
+    pub(crate) fn arm_exchange(&mut self, index: u32) {
+        let Some(key) = self.exchanges.occupant(index) else { return };
+        let timeouts = self.timeouts;
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        let due = exchange_due(exchange, &timeouts).0;
+        let armed = self.exchanges.armed(index);
+        if due < *armed {
+            *armed = due;
+            self.timers.set(TimerKey { slot: Slot::Exchange(index), at: due }, due);
+        }
+    }
+
+    /// Runs what is due.
+    pub(crate) fn expire(&mut self) {
+        while let Some(TimerKey { slot, at }) = self.timers.expire(self.now) {
+            match slot {
+                Slot::Conn(index) => {
+                    let Some(place) = self.conns.get_mut(index as usize) else { continue };
+                    if place.armed != at {
+                        continue;
+                    }
+                    place.armed = Time::MAX;
+                    let Some(conn) = place.conn.as_deref_mut() else { continue };
+                    let id = conn.id;
+                    if conn_due(conn, &self.timeouts, &self.limits) <= self.now {
+                        self.conn_expired(id);
+                    } else {
+                        self.arm_conn(index);
+                    }
+                }
+                Slot::Exchange(index) => {
+                    if *self.exchanges.armed(index) != at {
+                        continue;
+                    }
+                    *self.exchanges.armed(index) = Time::MAX;
+                    let Some(key) = self.exchanges.occupant(index) else { continue };
+                    let timeouts = self.timeouts;
+                    let Some(exchange) = self.exchanges.at(key) else { continue };
+                    let (due, total) = exchange_due(exchange, &timeouts);
+                    if due <= self.now {
+                        self.exchange_expired(key, total);
+                    }
+                    self.arm_exchange(index);
+                }
+            }
+        }
+    }
+
+    fn conn_expired(&mut self, id: ConnId) {
+        let Some(conn) = self.conn(id) else { return };
+        if !conn.is_down() {
+            let failure = if conn.stage == Stage::Connecting { Failure::Connect } else { Failure::TimedOut };
+            return self.upstream_failed(id, failure);
+        }
+        let idle = conn.active() == 0;
+        let begun = !conn.pending.is_empty();
+        match conn.stage {
+            Stage::Open if idle && begun && matches!(conn.http, Http::H1Server(_)) => {
+                // Part of a head came, and then nothing: that deserves an answer.
+                self.stats.refusals[Refusal::RequestTimeout.index()].add(1);
+                self.touch(id);
+                if let Some(conn) = self.conn(id) {
+                    crate::respond::write_raw(Refusal::RequestTimeout, &mut conn.out);
+                }
+                self.finish_conn(id);
+            }
+            Stage::Open if idle && matches!(conn.http, Http::H2Server(_)) => {
+                self.go_away(id);
+                self.finish_conn(id);
+            }
+            Stage::Open if idle && !conn.sending => self.finish_conn(id),
+            _ => {
+                self.abandon(id);
+                self.close(id);
+            }
+        }
+    }
+
+    fn exchange_expired(&mut self, key: Key, total: bool) {
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        if let Origin::Question { .. } = exchange.origin {
+            return self.fail_attempt(key, AttemptEnd::TimedOut, Refusal::ResponseTimeout);
+        }
+        match exchange.phase {
+            Phase::Parked { key: place, refusal, .. } => {
+                if let Some(keys) = self.parked.get_mut(&place) {
+                    keys.retain(|&other| other != key);
+                    if keys.is_empty() {
+                        self.parked.remove(&place);
+                    }
+                }
+                self.unpark(key, place);
+                self.reply(key, Reply::Refuse(refusal));
+            }
+            Phase::Routing => {}
+            Phase::Waiting { .. } => {
+                self.detach(key, AttemptEnd::ConnectFailed);
+                self.reply(key, Reply::Refuse(Refusal::ConnectFailed));
+            }
+            Phase::Attached => {
+                let late = !exchange.upload.source_ended && !total;
+                let refusal = match (late, total) {
+                    (true, _) => Refusal::RequestTimeout,
+                    (false, true) => Refusal::TotalTimeout,
+                    (false, false) => Refusal::ResponseTimeout,
+                };
+                self.detach(key, if late { AttemptEnd::Abandoned } else { AttemptEnd::TimedOut });
+                self.reply(key, Reply::Refuse(refusal));
+            }
+            Phase::Answering => self.finish(key, Outcome::TimedOut),
+            Phase::Replying => self.finish(key, Outcome::ClientGone),
+        }
+    }
+}
+
+/// When something must have happened on the connection.
+fn conn_due(conn: &Conn, timeouts: &Timeouts, limits: &Limits) -> Time {
+    match conn.stage {
+        Stage::Closed => Time::MAX,
+        Stage::Connecting => conn.since + limits.connect_max,
+        Stage::Lingering => conn.since + limits.linger,
+        Stage::Finishing if conn.sending => conn.sending_since + limits.write_stall,
+        Stage::Finishing => conn.since + limits.linger,
+        Stage::Open if conn.sending => conn.sending_since + limits.write_stall,
+        Stage::Open if conn.active() > 0 => Time::MAX,
+        Stage::Open => match conn.side {
+            Side::Up { .. } => conn.since + limits.upstream_idle,
+            Side::Down { .. } => {
+                let shaking = match &conn.secure {
+                    Secure::Plain => false,
+                    Secure::Hello(_) => true,
+                    Secure::Tls(tls) => tls.is_handshaking(),
+                };
+                let begun = shaking || !conn.pending.is_empty() || matches!(conn.http, Http::Proxied | Http::Unknown);
+                conn.since + if begun { timeouts.header } else { timeouts.idle }
+            }
+        },
+    }
+}
+
+/// When something must have happened in the exchange, and whether that is the bound on its whole duration.
+fn exchange_due<T>(exchange: &Exchange<T>, timeouts: &Timeouts) -> (Time, bool) {
+    let due = match (exchange.origin, exchange.phase) {
+        (Origin::Question { until, .. }, _) => until,
+        (_, Phase::Routing) => Time::MAX,
+        (_, Phase::Parked { until, .. }) => return (until, false),
+        (_, Phase::Waiting { since }) => {
+            since + exchange.target.as_ref().map_or(Duration::MAX, |target| target.connect_timeout)
+        }
+        (_, Phase::Attached) if exchange.upload.source_ended => {
+            let from = exchange.timing.attached.max(exchange.activity);
+            from + exchange.target.as_ref().map_or(Duration::MAX, |target| target.response_timeout)
+        }
+        (_, Phase::Attached) => exchange.activity.max(exchange.timing.attached) + timeouts.idle,
+        (_, Phase::Answering) => exchange.activity + timeouts.stall,
+        (_, Phase::Replying) => exchange.activity + timeouts.idle,
+    };
+    match timeouts.total {
+        Some(total) if exchange.timing.started + total < due => (exchange.timing.started + total, true),
+        _ => (due, false),
+    }
+}

@@ -1,0 +1,229 @@
+//! Connections from clients: accepting them, and the requests that come over them.
+
+use std::net::SocketAddr;
+
+use steady_http::{Error, Event, Head, StreamId};
+use steady_ring::{ConnId, Driver, ListenerId};
+
+use crate::conn::{Conn, Http, Secure, Side, Stage};
+use crate::exchange::{Exchange, Key, Leg, Origin, Phase, Pipe};
+use crate::policy::{Outcome, Policy, Reply, Request, Timing};
+use crate::refusal::Refusal;
+use crate::relay::Way;
+use crate::tls::Acceptor;
+use crate::worker::{Todo, Worker};
+
+/// Borrows what a policy sees of an exchange, field by field, so that the worker's other parts stay free.
+macro_rules! request_of {
+    ($exchange:expr, $server_name:expr, $now:expr) => {
+        Request {
+            head: &mut $exchange.request,
+            ticket: &mut $exchange.ticket,
+            peer: $exchange.peer,
+            listener: $exchange.listener,
+            server_name: $server_name,
+            is_tls: $exchange.is_tls,
+            version: $exchange.version,
+            attempt: $exchange.attempt,
+            now: $now,
+        }
+    };
+}
+pub(crate) use request_of;
+
+impl<D: Driver, P: Policy> Worker<D, P> {
+    pub(crate) fn accepted(&mut self, listener: ListenerId, id: ConnId, peer: Option<SocketAddr>) {
+        self.stats.connections_accepted.add(1);
+        let Some(index) = self.listeners.iter().position(|state| state.id == Some(listener)) else {
+            return self.driver.close(id);
+        };
+        if self.conns_open >= self.limits.connections_max || self.draining_until.is_some() {
+            self.stats.connections_refused.add(1);
+            return self.driver.close(id);
+        }
+        let config = &self.listeners[index].config;
+        let http = if config.proxy_protocol { Http::Proxied } else { Http::Unknown };
+        let secure = if config.tls { Secure::Hello(Acceptor::default()) } else { Secure::Plain };
+        let mut conn = Conn::new(id, Side::Down { listener: index, peer }, http, Stage::Open, self.now);
+        conn.secure = secure;
+        self.insert(conn);
+    }
+
+    /// What a codec reports, of either side.
+    pub(crate) fn codec_event(&mut self, id: ConnId, event: Event<'_>) {
+        let Some(conn) = self.conn(id) else { return };
+        let is_down = conn.is_down();
+        match event {
+            Event::Head { stream, end } if is_down => self.request(id, stream, end),
+            Event::Head { stream, end } => self.response(id, stream, end),
+            Event::Interim { stream } => self.interim(id, stream),
+            Event::Data { stream, data, flow, end } => {
+                let way = if is_down { Way::Up } else { Way::Down };
+                self.deliver(way, Leg { conn: id, stream }, data, flow, end);
+            }
+            Event::Trailers { stream } => {
+                let way = if is_down { Way::Up } else { Way::Down };
+                self.deliver_trailers(way, Leg { conn: id, stream });
+            }
+            Event::Reset { stream, reset } => {
+                self.stats.limit(reset.limit);
+                let Some(key) = self.bound(Leg { conn: id, stream }) else { return };
+                if is_down {
+                    self.forget_leg(key, Way::Up);
+                    if !self.is_draining_tunnel(key) {
+                        self.finish(key, Outcome::ClientGone);
+                    }
+                } else {
+                    self.upstream_reset(key, reset);
+                }
+            }
+            Event::Writable { stream: Some(stream) } => {
+                if let Some(key) = self.bound(Leg { conn: id, stream }) {
+                    self.accept_implied(key, is_down);
+                    self.pump(key, if is_down { Way::Down } else { Way::Up });
+                }
+            }
+            Event::Writable { stream: None } => self.pump_all(id),
+            Event::Settings | Event::GoAway { .. } if !is_down => self.upstream_changed(id),
+            Event::Settings | Event::GoAway { .. } | Event::Pong { .. } => {}
+        }
+    }
+
+    /// A tunnel whose client has ended it, with octets of his still on their way to the upstream.
+    fn is_draining_tunnel(&mut self, key: Key) -> bool {
+        self.exchanges.at(key).is_some_and(|exchange| {
+            exchange.tunnel && exchange.upload.source_ended && exchange.upload.waiting() > 0 && exchange.up.is_some()
+        })
+    }
+
+    /// A request's head is in `scratch`.
+    fn request(&mut self, id: ConnId, stream: StreamId, end: bool) {
+        let now = self.now;
+        let Some(conn) = self.conn(id) else { return };
+        let version = if matches!(conn.http, Http::H2Server(_)) { 20 } else { 11 };
+        let is_tls = conn.is_tls();
+        let Side::Down { listener, peer } = conn.side else { return };
+        if version == 20 { &self.stats.requests_h2 } else { &self.stats.requests_h1 }.add(1);
+        let key = self.exchanges.reserve();
+        let mut exchange = self.spares.pop().unwrap_or_else(|| Box::new(Exchange::blank()));
+        exchange.renew(key, Origin::Client, now);
+        std::mem::swap(&mut exchange.request, &mut self.scratch);
+        exchange.down = Some(Leg { conn: id, stream });
+        exchange.peer = peer;
+        exchange.listener = listener;
+        exchange.version = version;
+        exchange.is_tls = is_tls;
+        exchange.upload.source_ended = end;
+        self.exchanges.put(exchange);
+        self.stats.exchanges_open.set(self.exchanges.len() as u64);
+        if let Some(conn) = self.conn(id) {
+            conn.bind(stream, key);
+        }
+        self.arm_exchange(key.index);
+        if self.draining_until.is_some() && self.limits.exchanges_max > 0 {
+            // A request that was on its way when the drain began is served; the connection ends after it.
+            self.go_away(id);
+        }
+        if self.exchanges.len() > self.limits.exchanges_max {
+            return self.reply(key, Reply::Refuse(Refusal::Overloaded));
+        }
+        if let Some(reply) = self.admit(key) {
+            return self.reply(key, reply);
+        }
+        self.todo.push_back(Todo::Route(key));
+    }
+
+    fn admit(&mut self, key: Key) -> Option<Reply> {
+        let exchange = self.exchanges.at(key)?;
+        let conn = exchange.down.and_then(|leg| self.conns.get(leg.conn.index())?.conn.as_deref());
+        let server_name = conn.and_then(Conn::server_name);
+        let mut request = request_of!(exchange, server_name, self.now);
+        self.policy.admit(&self.snapshot, &mut request)
+    }
+
+    /// The peer broke HTTP's rules; the connection cannot go on.
+    pub(crate) fn codec_failed(&mut self, id: ConnId, error: &Error) {
+        self.stats.limit(error.limit);
+        tracing::debug!(reason = error.reason, status = error.status, "a peer broke the rules");
+        let Some(conn) = self.conn(id) else { return };
+        if !conn.is_down() {
+            return self.upstream_failed(id, crate::upstream::Failure::Rules);
+        }
+        if matches!(conn.http, Http::H1Server(_)) {
+            self.refuse_unread(id, error.status);
+        }
+        self.abandon(id);
+        self.finish_conn(id);
+    }
+
+    /// An HTTP/1.1 request that cannot be read is answered before the connection ends, unless an answer has begun.
+    fn refuse_unread(&mut self, id: ConnId, status: u16) {
+        let refusal = Refusal::BadRequest { status };
+        self.touch(id);
+        let mut body = Vec::new();
+        crate::respond::refuse(refusal, &Head::new(), &mut self.scratch, &mut body);
+        let Some(slot) = self.conns.get_mut(id.index()) else { return };
+        let Some(conn) = slot.conn.as_deref_mut() else { return };
+        let Http::H1Server(server) = &mut conn.http else { return };
+        if server.refuse(&self.scratch, &body, &mut conn.out) {
+            self.stats.refusals[refusal.index()].add(1);
+            self.stats.responses[usize::from(status / 100).min(5)].add(1);
+        }
+    }
+}
+
+impl<T: Default> Exchange<T> {
+    /// An exchange to be [renewed](Exchange::renew).
+    pub(crate) fn blank() -> Exchange<T> {
+        Exchange {
+            key: Key { index: 0, generation: 0 },
+            origin: Origin::Client,
+            phase: Phase::Routing,
+            down: None,
+            up: None,
+            request: Head::new(),
+            ticket: T::default(),
+            target: None,
+            upload: Pipe::default(),
+            download: Pipe::default(),
+            timing: Timing::default(),
+            activity: steady_ring::Time::ZERO,
+            peer: None,
+            listener: 0,
+            version: 11,
+            is_tls: false,
+            attempt: 0,
+            accepted: false,
+            tunnel: false,
+            status: 0,
+            refusal: None,
+            outcome: Outcome::Complete,
+        }
+    }
+
+    /// Makes it a new one, keeping its memory.
+    pub(crate) fn renew(&mut self, key: Key, origin: Origin, now: steady_ring::Time) {
+        self.key = key;
+        self.origin = origin;
+        self.phase = Phase::Routing;
+        self.down = None;
+        self.up = None;
+        self.request.clear();
+        self.ticket = T::default();
+        self.target = None;
+        self.upload.renew();
+        self.download.renew();
+        self.timing = Timing { started: now, routed: now, attached: now, answered: now, ended: now };
+        self.activity = now;
+        self.peer = None;
+        self.listener = 0;
+        self.version = 11;
+        self.is_tls = false;
+        self.attempt = 0;
+        self.accepted = false;
+        self.tunnel = false;
+        self.status = 0;
+        self.refusal = None;
+        self.outcome = Outcome::Complete;
+    }
+}

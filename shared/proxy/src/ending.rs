@@ -1,0 +1,414 @@
+//! How things end: exchanges, connections, and the worker itself.
+
+use steady_http::{Reset, error::code};
+use steady_ring::{ConnId, Driver, Time};
+
+use crate::conn::{Conn, Http, Side, Stage};
+use crate::exchange::{Key, Phase};
+use crate::plane::{Listed, Visit};
+use crate::policy::{AttemptEnd, Outcome, Policy, Record, Reply};
+use crate::refusal::Refusal;
+use crate::relay::Way;
+use crate::worker::Worker;
+
+impl<D: Driver, P: Policy> Worker<D, P> {
+    /// Answers an exchange from here. Whatever it was doing upstream has ended.
+    pub(crate) fn reply(&mut self, key: Key, reply: Reply) {
+        self.detach(key, AttemptEnd::Abandoned);
+        let now = self.now;
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        debug_assert!(exchange.status == 0, "one final response an exchange");
+        exchange.phase = Phase::Replying;
+        exchange.activity = now;
+        exchange.timing.answered = now;
+        let dropped = exchange.upload.waiting() + exchange.upload.sent;
+        exchange.upload.held.clear();
+        exchange.upload.sent = 0;
+        exchange.upload.keep = false;
+        exchange.download.renew();
+        exchange.download.source_ended = true;
+        let body = &mut exchange.download.held;
+        match reply {
+            Reply::Refuse(refusal) => {
+                exchange.refusal = Some(refusal);
+                exchange.outcome = Outcome::Refused;
+                self.stats.refusals[refusal.index()].add(1);
+                crate::respond::refuse(refusal, &exchange.request, &mut self.scratch, body);
+            }
+            Reply::Bare { status, field } => {
+                self.scratch.reset_to_status(status);
+                self.scratch.content_length = Some(0);
+                if let Some((name, value)) = field {
+                    self.scratch.push(name, &value);
+                }
+            }
+        }
+        exchange.download.bytes = body.len() as u64;
+        let end = body.is_empty();
+        if let Some(source) = exchange.down {
+            self.release(source, dropped as u32);
+        }
+        self.answer(key, end);
+    }
+
+    /// Ends the attempt under way, if there is one: its stream, its place in a queue.
+    pub(crate) fn detach(&mut self, key: Key, end: AttemptEnd) {
+        let now = self.now;
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        let Some(target) = exchange.target.take() else { return };
+        let waiting = matches!(exchange.phase, Phase::Waiting { .. });
+        let whole = exchange.download.source_ended && exchange.upload.sink_ended;
+        let leg = exchange.up.take();
+        self.policy.attempt_ended(&mut exchange.ticket, end, now);
+        if waiting {
+            self.leave_queue(key, target.upstream);
+        }
+        let Some(leg) = leg else { return };
+        self.touch(leg.conn);
+        let Some(conn) = self.conn(leg.conn) else { return };
+        conn.unbind(leg.stream, key);
+        if !whole && let Some((codec, out)) = conn.codec_and_out() {
+            codec.reset(leg.stream, Reset::ours(code::CANCEL, "the exchange is over"), out);
+        }
+        self.upstream_free(leg.conn);
+    }
+
+    /// One end of the exchange is gone already: the leg that `way` came from.
+    pub(crate) fn forget_leg(&mut self, key: Key, way: Way) {
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        let leg = match way {
+            Way::Up => exchange.down.take(),
+            Way::Down => exchange.up.take(),
+        };
+        if let Some(leg) = leg
+            && let Some(conn) = self.conn(leg.conn)
+        {
+            conn.unbind(leg.stream, key);
+        }
+    }
+
+    /// Ends an exchange, wherever it is, and records it. The response that is not whole is cut.
+    pub(crate) fn finish(&mut self, key: Key, outcome: Outcome) {
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        if let Phase::Parked { key: place, .. } = exchange.phase {
+            self.leave_parking(key, place);
+        }
+        let end = match outcome {
+            Outcome::Complete => AttemptEnd::Complete,
+            Outcome::UpstreamBroken => AttemptEnd::Broken,
+            Outcome::TimedOut => AttemptEnd::TimedOut,
+            Outcome::Refused | Outcome::ClientGone | Outcome::Cut => AttemptEnd::Abandoned,
+        };
+        self.detach(key, end);
+        let Some(mut exchange) = self.exchanges.take(key) else { return };
+        self.stats.exchanges_open.set(self.exchanges.len() as u64);
+        exchange.timing.ended = self.now;
+        let is_client = matches!(exchange.origin, crate::exchange::Origin::Client);
+        if is_client {
+            self.stats.outcomes[outcome as usize].add(1);
+            self.policy.finished(&Record {
+                request: &exchange.request,
+                ticket: &exchange.ticket,
+                peer: exchange.peer,
+                is_tls: exchange.is_tls,
+                version: exchange.version,
+                status: exchange.status,
+                outcome,
+                refusal: exchange.refusal,
+                request_bytes: exchange.upload.bytes,
+                response_bytes: exchange.download.bytes,
+                attempts: exchange.attempt,
+                timing: exchange.timing,
+            });
+        }
+        if let Some(leg) = exchange.down.take() {
+            let whole = exchange.download.sink_ended;
+            let stop = match (whole, exchange.upload.source_ended) {
+                (true, true) => None,
+                (true, false) => Some(Reset::ours(code::NO_ERROR, "the response is complete")),
+                (false, _) => Some(Reset::ours(code::INTERNAL_ERROR, "the response was cut")),
+            };
+            self.end_downstream(key, leg, whole, stop);
+        }
+        exchange.ticket = P::Ticket::default();
+        if self.spares.len() < self.limits.spare_buffers_max {
+            self.spares.push(exchange);
+        }
+    }
+
+    fn end_downstream(&mut self, key: Key, leg: crate::exchange::Leg, whole: bool, stop: Option<Reset>) {
+        let now = self.now;
+        self.touch(leg.conn);
+        let Some(conn) = self.conn(leg.conn) else { return };
+        conn.unbind(leg.stream, key);
+        let serial = conn.is_serial();
+        if let Some(reset) = stop
+            && (!serial || !whole)
+            && let Some((codec, out)) = conn.codec_and_out()
+        {
+            codec.reset(leg.stream, reset, out);
+        }
+        if conn.active() == 0 {
+            conn.since = now;
+        }
+        if serial && !whole {
+            // What was cut must not look complete: no more is sent, the connection just ends.
+            conn.out.clear();
+            return self.close(leg.conn);
+        }
+        if conn.eof && conn.active() == 0 {
+            return self.finish_conn(leg.conn);
+        }
+        self.unpause(leg.conn);
+        self.refeed_later(leg.conn);
+        self.check_finished(leg.conn);
+        self.arm_conn(leg.conn.index() as u32);
+    }
+
+    fn leave_parking(&mut self, key: Key, place: crate::policy::ParkKey) {
+        if let Some(keys) = self.parked.get_mut(&place) {
+            keys.retain(|&other| other != key);
+            if keys.is_empty() {
+                self.parked.remove(&place);
+            }
+        }
+        self.unpark(key, place);
+    }
+
+    fn leave_queue(&mut self, key: Key, upstream: u64) {
+        if let Some(entry) = self.upstreams.get_mut(&upstream) {
+            entry.leave_queue(key);
+        }
+    }
+
+    /// The peer of a downstream connection is gone: so is everything it asked for.
+    pub(crate) fn abandon(&mut self, id: ConnId) {
+        let Some(conn) = self.conn(id) else { return };
+        for slot in 0..conn.slots() {
+            let Some(conn) = self.conn(id) else { return };
+            let Some(key) = conn.bound_at(slot) else { continue };
+            self.forget_leg(key, Way::Up);
+            self.finish(key, Outcome::ClientGone);
+        }
+    }
+
+    /// Sends what there is, then ends the connection without losing what the peer has still to read.
+    pub(crate) fn finish_conn(&mut self, id: ConnId) {
+        let now = self.now;
+        let Some(conn) = self.conn(id) else { return };
+        if conn.stage != Stage::Open {
+            return;
+        }
+        if !conn.is_down() && conn.out.is_empty() && conn.wire.is_empty() && !conn.sending {
+            return self.close(id);
+        }
+        conn.stage = Stage::Finishing;
+        conn.since = now;
+        if let Side::Up { upstream } = conn.side
+            && !std::mem::replace(&mut conn.retired, true)
+        {
+            self.leave_upstream(id, upstream, false);
+        }
+        self.mark(id);
+        self.arm_conn(id.index() as u32);
+    }
+
+    pub(crate) fn close(&mut self, id: ConnId) {
+        let Some(conn) = self.conn(id) else { return };
+        if conn.stage == Stage::Closed {
+            return;
+        }
+        conn.stage = Stage::Closed;
+        let retired = conn.retired;
+        if let Side::Up { upstream } = conn.side {
+            self.leave_upstream(id, upstream, retired);
+        }
+        self.driver.close(id);
+    }
+
+    /// The driver is done with a connection.
+    pub(crate) fn closed(&mut self, id: ConnId) {
+        if self.conn(id).is_none() {
+            return;
+        }
+        let Some(conn) = self.conns[id.index()].conn.take() else { return };
+        self.conns_open -= 1;
+        let gauge = if conn.is_down() { &self.stats.connections_open } else { &self.stats.upstream_open };
+        gauge.sub(1);
+        let Conn { out, wire, pending, .. } = *conn;
+        for buffer in [out, wire, pending] {
+            self.spare(buffer);
+        }
+    }
+
+    /// A connection that carries nothing further ends.
+    pub(crate) fn check_finished(&mut self, id: ConnId) {
+        let Some(conn) = self.conn(id) else { return };
+        if conn.stage != Stage::Open {
+            return;
+        }
+        let over = conn.codec().is_some_and(|codec| codec.is_finished() && codec.active() == 0);
+        if over {
+            self.finish_conn(id);
+        }
+    }
+
+    /// The peer sends no more.
+    pub(crate) fn end_of_stream(&mut self, id: ConnId) {
+        let Some(conn) = self.conn(id) else { return };
+        conn.eof = true;
+        match conn.stage {
+            Stage::Closed => return,
+            Stage::Finishing if conn.sending || !conn.out.is_empty() || !conn.wire.is_empty() => return,
+            Stage::Connecting | Stage::Finishing | Stage::Lingering => return self.close(id),
+            Stage::Open => {}
+        }
+        self.touch(id);
+        let Some(conn) = self.conn(id) else { return };
+        let Some((codec, out)) = conn.codec_and_out() else { return self.close(id) };
+        match codec.receive_end(out) {
+            Ok(event) => {
+                if let Some(event) = event {
+                    self.codec_event(id, event);
+                }
+                self.after_end_of_stream(id);
+            }
+            Err(error) => {
+                let Some(conn) = self.conn(id) else { return };
+                if conn.is_down() {
+                    // It stopped in the middle: nobody is left to answer to.
+                    self.abandon(id);
+                    self.close(id);
+                } else {
+                    tracing::debug!(reason = error.reason, "an upstream stopped in the middle");
+                    self.upstream_failed(id, crate::upstream::Failure::Broken);
+                }
+            }
+        }
+    }
+
+    fn after_end_of_stream(&mut self, id: ConnId) {
+        let Some(conn) = self.conn(id) else { return };
+        if conn.stage != Stage::Open {
+            return;
+        }
+        let idle = conn.active() == 0;
+        let multiplexed = !conn.is_serial();
+        let is_down = conn.is_down();
+        match (is_down, idle, multiplexed) {
+            (true, true, _) => self.finish_conn(id),
+            (true, false, true) => {
+                self.abandon(id);
+                self.close(id);
+            }
+            (true, false, false) => {
+                // A client may end its side and still want its answer. One that waits for an application to appear has
+                // most likely left, and frees its place.
+                let key = self.conn(id).and_then(|conn| conn.bound_at(0));
+                let parked = key.and_then(|key| self.exchanges.at(key)).is_some_and(|exchange| {
+                    matches!(exchange.phase, Phase::Parked { .. } | Phase::Waiting { .. } | Phase::Routing)
+                });
+                if parked {
+                    self.abandon(id);
+                    self.close(id);
+                }
+            }
+            (false, true, _) => self.close(id),
+            (false, false, true) => self.upstream_failed(id, crate::upstream::Failure::Broken),
+            (false, false, false) => {}
+        }
+    }
+
+    /// Has a connection end gracefully.
+    pub(crate) fn go_away(&mut self, id: ConnId) {
+        self.touch(id);
+        let Some(conn) = self.conn(id) else { return };
+        if conn.stage != Stage::Open {
+            return;
+        }
+        let idle = conn.active() == 0;
+        let serial = !matches!(conn.http, Http::H2Server(_));
+        if let Some((codec, out)) = conn.codec_and_out() {
+            codec.go_away(out);
+        }
+        if idle && serial {
+            self.finish_conn(id);
+        } else {
+            self.check_finished(id);
+        }
+    }
+
+    /// Stops accepting and ends what is idle; what has begun goes on until `until`.
+    pub(crate) fn drain(&mut self, until: Time) {
+        if self.draining_until.is_some() {
+            return;
+        }
+        self.draining_until = Some(until);
+        for state in &self.listeners {
+            if let Some(id) = state.id {
+                self.driver.stop_listening(id);
+            }
+        }
+        for id in self.down_ids() {
+            self.go_away(id);
+        }
+    }
+
+    fn down_ids(&self) -> Vec<ConnId> {
+        self.conns
+            .iter()
+            .filter_map(|slot| slot.conn.as_deref())
+            .filter(|conn| conn.is_down())
+            .map(|conn| conn.id)
+            .collect()
+    }
+
+    /// Ends the chosen exchanges now: before their response has begun with an answer, after it by cutting it.
+    pub(crate) fn cut(&mut self, chosen: impl Fn(&P::Ticket) -> bool) {
+        let keys: Vec<Key> = self.exchanges.keys().collect();
+        for key in keys {
+            let Some(exchange) = self.exchanges.at(key) else { continue };
+            let attached = matches!(exchange.phase, Phase::Attached | Phase::Answering | Phase::Waiting { .. });
+            if !attached || !chosen(&exchange.ticket) {
+                continue;
+            }
+            if exchange.phase == Phase::Answering || exchange.down.is_none() {
+                self.finish(key, Outcome::Cut);
+            } else {
+                self.reply(key, Reply::Refuse(Refusal::Draining));
+            }
+        }
+    }
+
+    /// Shows the exchanges under way.
+    pub(crate) fn list(&mut self, visit: &Visit<P::Ticket>) {
+        let keys: Vec<Key> = self.exchanges.keys().collect();
+        let now = self.now;
+        for key in keys {
+            let Some(exchange) = self.exchanges.at(key) else { continue };
+            visit(Listed {
+                ticket: &exchange.ticket,
+                method: exchange.request.method_bytes(),
+                authority: exchange.request.authority(),
+                path: exchange.request.path(),
+                status: exchange.status,
+                phase: match exchange.phase {
+                    Phase::Routing => "routing",
+                    Phase::Parked { .. } => "parked",
+                    Phase::Waiting { .. } => "connecting",
+                    Phase::Attached => "waiting",
+                    Phase::Answering => "answering",
+                    Phase::Replying => "replying",
+                },
+                age: now.since(exchange.timing.started),
+            });
+        }
+    }
+
+    /// Everything is cut at the end of a drain.
+    pub(crate) fn cut_all(&mut self) {
+        self.cut(|_| true);
+        self.run_todo();
+        self.flush_dirty();
+    }
+}

@@ -1,0 +1,215 @@
+//! One exchange: a request and its response on their way between two streams.
+
+use std::net::SocketAddr;
+
+use steady_http::{Head, StreamId};
+use steady_ring::{ConnId, Time};
+
+use crate::policy::{Outcome, ParkKey, Target, Timing};
+use crate::refusal::Refusal;
+
+/// An exchange of one worker: a slot and its generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    pub index: u32,
+    pub generation: u32,
+}
+
+/// One end of an exchange: a stream of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Leg {
+    pub conn: ConnId,
+    pub stream: StreamId,
+}
+
+/// Where an exchange is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// To be routed in this batch.
+    Routing,
+    Parked {
+        key: ParkKey,
+        since: Time,
+        until: Time,
+        refusal: Refusal,
+    },
+    /// Waits for a connection to its target.
+    Waiting {
+        since: Time,
+    },
+    /// With an upstream; no response yet.
+    Attached,
+    /// The response's head has been sent.
+    Answering,
+    /// Answered from here.
+    Replying,
+}
+
+/// Who asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Client,
+    /// The policy itself; the answer frees what is parked under the key.
+    Question {
+        key: ParkKey,
+        until: Time,
+    },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Exchange<T> {
+    pub key: Key,
+    pub origin: Origin,
+    pub phase: Phase,
+    pub down: Option<Leg>,
+    pub up: Option<Leg>,
+    pub request: Head,
+    pub ticket: T,
+    pub target: Option<Target>,
+    pub upload: Pipe,
+    pub download: Pipe,
+    pub timing: Timing,
+    /// The last time a body or a tunnel moved.
+    pub activity: Time,
+    pub peer: Option<SocketAddr>,
+    pub listener: usize,
+    pub version: u8,
+    pub is_tls: bool,
+    pub attempt: u8,
+    /// Whether the upstream may have begun to process it.
+    pub accepted: bool,
+    /// A successful CONNECT or upgrade.
+    pub tunnel: bool,
+    pub status: u16,
+    pub refusal: Option<Refusal>,
+    /// How it will be recorded unless something else happens first.
+    pub outcome: Outcome,
+}
+
+/// A body on its way from one leg to the other.
+///
+/// Octets pass straight from the source's input to the sink's output while the sink has room. What it cannot take is
+/// held here, at most about a window of it: HTTP/2 sources get their credit back as octets leave, HTTP/1.1 sources are paused.
+#[derive(Debug, Default)]
+pub(crate) struct Pipe {
+    /// Octets the sink has not taken, from `sent` on. Before `sent`: kept to be sent again.
+    pub held: Vec<u8>,
+    pub sent: usize,
+    /// Keep what was sent, until the upstream has accepted the request.
+    pub keep: bool,
+    /// The source has ended (its trailers, if any, are in `trailers`).
+    pub source_ended: bool,
+    pub trailers: Option<Box<Head>>,
+    /// The end has been handed to the sink.
+    pub sink_ended: bool,
+    /// Octets in all.
+    pub bytes: u64,
+}
+
+impl Pipe {
+    /// Octets the sink has not taken.
+    pub(crate) fn waiting(&self) -> usize {
+        self.held.len() - self.sent
+    }
+
+    /// Everything is to be sent anew to another sink.
+    pub(crate) fn rewind(&mut self) {
+        self.sent = 0;
+        self.sink_ended = false;
+    }
+
+    /// Removes what was sent from memory; returns how many octets.
+    pub(crate) fn drop_sent(&mut self) -> usize {
+        let sent = std::mem::take(&mut self.sent);
+        if sent == self.held.len() {
+            self.held.clear();
+        } else {
+            self.held.drain(..sent);
+        }
+        sent
+    }
+}
+
+impl<T> Exchange<T> {
+    /// Whether it can be sent again: nothing of its body has been forgotten.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        self.upload.keep || self.upload.bytes == 0 || self.upload.bytes as usize == self.upload.held.len()
+    }
+}
+
+/// The worker's exchanges, and the generations of the free slots.
+#[derive(Debug)]
+pub(crate) struct Exchanges<T> {
+    slots: Vec<Slot<T>>,
+    free: Vec<u32>,
+    open: usize,
+}
+
+#[derive(Debug)]
+struct Slot<T> {
+    generation: u32,
+    exchange: Option<Box<Exchange<T>>>,
+    /// When this slot's entry in the timing wheel fires; `Time::MAX` when it has none.
+    armed: Time,
+}
+
+impl<T> Exchanges<T> {
+    pub(crate) fn new() -> Exchanges<T> {
+        Exchanges { slots: Vec::new(), free: Vec::new(), open: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.open
+    }
+
+    /// Makes a place and returns its key, for [`put`](Exchanges::put) right after.
+    pub(crate) fn reserve(&mut self) -> Key {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot { generation: 0, exchange: None, armed: Time::MAX });
+            (self.slots.len() - 1) as u32
+        });
+        self.open += 1;
+        Key { index, generation: self.slots[index as usize].generation }
+    }
+
+    pub(crate) fn put(&mut self, exchange: Box<Exchange<T>>) {
+        let index = exchange.key.index as usize;
+        self.slots[index].exchange = Some(exchange);
+    }
+
+    pub(crate) fn at(&mut self, key: Key) -> Option<&mut Exchange<T>> {
+        let slot = self.slots.get_mut(key.index as usize)?;
+        if slot.generation != key.generation {
+            return None;
+        }
+        slot.exchange.as_deref_mut()
+    }
+
+    /// Takes it out; the slot gets another generation.
+    pub(crate) fn take(&mut self, key: Key) -> Option<Box<Exchange<T>>> {
+        let slot = self.slots.get_mut(key.index as usize)?;
+        if slot.generation != key.generation {
+            return None;
+        }
+        let exchange = slot.exchange.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(key.index);
+        self.open -= 1;
+        Some(exchange)
+    }
+
+    /// The key of what is in slot `index` now.
+    pub(crate) fn occupant(&self, index: u32) -> Option<Key> {
+        let slot = self.slots.get(index as usize)?;
+        slot.exchange.as_ref().map(|_| Key { index, generation: slot.generation })
+    }
+
+    pub(crate) fn armed(&mut self, index: u32) -> &mut Time {
+        &mut self.slots[index as usize].armed
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> + '_ {
+        (0..self.slots.len() as u32).filter_map(|index| self.occupant(index))
+    }
+}

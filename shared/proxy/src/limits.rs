@@ -1,0 +1,86 @@
+//! Every limit of the engine, with its default and its reason.
+
+use std::time::Duration;
+
+/// The bounds one worker keeps. The codecs' own are in [`steady_http::Limits`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Downstream connections of one worker. Past it a new one is closed at once: descriptors and memory are finite.
+    pub connections_max: usize,
+    /// Exchanges of one worker. Past it a request is answered 503 before it costs more.
+    pub exchanges_max: usize,
+    /// Octets that wait to be sent on one connection while a send is in flight. What exceeds it stays with its source.
+    pub out_bytes_max: usize,
+    /// Octets of one body held between two connections before its HTTP/1.1 source is paused (HTTP/2: its window).
+    pub held_bytes_max: usize,
+    /// Octets of pipelined requests kept while one is answered.
+    pub pending_bytes_max: usize,
+    /// Times a request may be sent, the first included.
+    pub attempts_max: u8,
+    /// HTTP/2 connections to one upstream. The second is opened when streams or windows saturate.
+    pub h2_connections_max: usize,
+    /// HTTP/1.1 connections to one upstream; further requests wait for one.
+    pub h1_connections_max: usize,
+    /// Requests that may wait for a connection to one upstream.
+    pub waiting_max: usize,
+    /// The window that a stream's body gets once its request has been accepted: the most we hold of it.
+    pub body_window: u32,
+    /// How long what a refused client still sends is read and thrown away, so that it gets to read the answer.
+    pub linger: Duration,
+    /// The longest a connect may take, whatever its target says.
+    pub connect_max: Duration,
+    /// How long one send may take: a client that never reads, or reads an octet a minute, is cut.
+    pub write_stall: Duration,
+    /// How long an unused connection to an upstream is kept. Less than what servers commonly keep theirs.
+    pub upstream_idle: Duration,
+    /// Send buffers kept for reuse, and the largest that is worth keeping.
+    pub spare_buffers_max: usize,
+    pub spare_buffer_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections_max: 200_000,
+            exchanges_max: 100_000,
+            out_bytes_max: 64 * 1024,
+            held_bytes_max: 64 * 1024,
+            pending_bytes_max: 16 * 1024,
+            attempts_max: 3,
+            h2_connections_max: 2,
+            h1_connections_max: 512,
+            waiting_max: 10_000,
+            body_window: 256 * 1024,
+            linger: Duration::from_secs(2),
+            connect_max: Duration::from_secs(10),
+            write_stall: Duration::from_secs(300),
+            upstream_idle: Duration::from_secs(55),
+            spare_buffers_max: 256,
+            spare_buffer_bytes_max: 128 * 1024,
+        }
+    }
+}
+
+/// The deadlines in force; they may change while running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From a request's first octet (or the handshake's) to its whole head. Slow headers.
+    pub header: Duration,
+    /// A connection without a request.
+    pub idle: Duration,
+    /// A body or a tunnel in which nothing moves, a client that does not read.
+    pub stall: Duration,
+    /// A whole exchange; `None`: no bound.
+    pub total: Option<Duration>,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts {
+            header: Duration::from_secs(10),
+            idle: Duration::from_secs(75),
+            stall: Duration::from_secs(3600),
+            total: None,
+        }
+    }
+}

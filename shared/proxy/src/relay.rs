@@ -1,0 +1,303 @@
+//! Bodies, trailers and tunnels on their way between two legs, under back-pressure both ways.
+
+use steady_ring::{ConnId, Driver};
+
+use crate::exchange::{Exchange, Key, Leg, Phase, Pipe};
+use crate::policy::Policy;
+use crate::worker::Worker;
+
+/// Which way a body goes: up to the upstream, or down to the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Up,
+    Down,
+}
+
+impl<T> Exchange<T> {
+    fn pipe(&mut self, way: Way) -> &mut Pipe {
+        match way {
+            Way::Up => &mut self.upload,
+            Way::Down => &mut self.download,
+        }
+    }
+
+    fn source(&self, way: Way) -> Option<Leg> {
+        match way {
+            Way::Up => self.down,
+            Way::Down => self.up,
+        }
+    }
+
+    /// Where octets that go this way can be put now.
+    fn sink(&self, way: Way) -> Option<Leg> {
+        match (way, self.phase) {
+            (Way::Up, Phase::Attached | Phase::Answering) => self.up,
+            (Way::Down, Phase::Answering | Phase::Replying) => self.down,
+            _ => None,
+        }
+    }
+}
+
+impl Pipe {
+    /// Empties it, keeping its memory unless a large body left much.
+    pub(crate) fn renew(&mut self) {
+        let mut held = std::mem::take(&mut self.held);
+        held.clear();
+        held.shrink_to(4096);
+        *self = Pipe { held, ..Pipe::default() };
+    }
+}
+
+impl<D: Driver, P: Policy> Worker<D, P> {
+    pub(crate) fn bound(&mut self, leg: Leg) -> Option<Key> {
+        let key = self.conn(leg.conn)?.bound(leg.stream)?;
+        let exchange = self.exchanges.at(key)?;
+        (exchange.down == Some(leg) || exchange.up == Some(leg)).then_some(key)
+    }
+
+    /// Octets of a body came over `source`.
+    pub(crate) fn deliver(&mut self, way: Way, source: Leg, data: &[u8], flow: u32, end: bool) {
+        let Some(key) = self.bound(source) else {
+            // Its exchange is over; the codec still counts what comes.
+            return self.release(source, flow);
+        };
+        let now = self.now;
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        exchange.activity = now;
+        let discard = way == Way::Up && matches!(exchange.phase, Phase::Replying);
+        let sink = exchange.sink(way);
+        let pipe = exchange.pipe(way);
+        pipe.bytes += data.len() as u64;
+        pipe.source_ended |= end;
+        if discard {
+            return self.release(source, flow);
+        }
+        let straight = pipe.waiting() == 0 && !pipe.keep;
+        let mut taken = 0;
+        if let Some(sink) = sink
+            && straight
+        {
+            taken = self.offer(sink, data, end);
+            if end && taken == data.len() {
+                self.ended_at_sink(key, way);
+            }
+        }
+        if taken < data.len()
+            && let Some(exchange) = self.exchanges.at(key)
+        {
+            exchange.pipe(way).held.extend_from_slice(&data[taken..]);
+        }
+        self.release(source, flow.saturating_sub((data.len() - taken) as u32));
+        if straight {
+            self.hold_back(key, way, source);
+            self.progress(key);
+        } else {
+            self.pump(key, way);
+            self.hold_back(key, way, source);
+        }
+    }
+
+    /// Trailers are in `scratch`.
+    pub(crate) fn deliver_trailers(&mut self, way: Way, source: Leg) {
+        let Some(key) = self.bound(source) else { return };
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        let pipe = match way {
+            Way::Up => &mut exchange.upload,
+            Way::Down => &mut exchange.download,
+        };
+        pipe.source_ended = true;
+        if self.scratch.field_count() > 0 {
+            pipe.trailers = Some(Box::new(std::mem::take(&mut self.scratch)));
+        }
+        self.pump(key, way);
+    }
+
+    /// Hands a prefix of `data` to the sink's codec; returns how much it took.
+    fn offer(&mut self, sink: Leg, data: &[u8], end: bool) -> usize {
+        self.touch(sink.conn);
+        let out_max = self.limits.out_bytes_max;
+        let Some(conn) = self.conn(sink.conn) else { return 0 };
+        let room = conn.room(out_max).min(data.len());
+        let Some((codec, out)) = conn.codec_and_out() else { return 0 };
+        if room == 0 && !data.is_empty() {
+            conn.starved = true;
+            return 0;
+        }
+        let taken = codec.send_data(sink.stream, &data[..room], end && room == data.len(), out);
+        if taken == room && room < data.len() {
+            conn.starved = true;
+        }
+        taken
+    }
+
+    /// Sends what is held, then the end, as far as the sink takes it.
+    pub(crate) fn pump(&mut self, key: Key, way: Way) {
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        let Some(sink) = exchange.sink(way) else { return };
+        let source = exchange.source(way);
+        let pipe = exchange.pipe(way);
+        if pipe.sink_ended {
+            return;
+        }
+        let held = std::mem::take(&mut pipe.held);
+        let (sent, keep, source_ended) = (pipe.sent, pipe.keep, pipe.source_ended);
+        let trailers = pipe.trailers.take();
+        let waiting = &held[sent..];
+        let mut taken = 0;
+        if !waiting.is_empty() {
+            taken = self.offer(sink, waiting, source_ended && trailers.is_none());
+        }
+        let ended = source_ended && taken == waiting.len();
+        if ended {
+            match &trailers {
+                Some(trailers) => self.send_trailers(sink, trailers),
+                None if waiting.is_empty() => _ = self.offer(sink, &[], true),
+                None => {}
+            }
+        }
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        let pipe = exchange.pipe(way);
+        pipe.held = held;
+        pipe.sent += taken;
+        pipe.trailers = trailers;
+        let freed = if keep { 0 } else { pipe.drop_sent() };
+        if ended {
+            self.ended_at_sink(key, way);
+        }
+        if let Some(source) = source {
+            self.release(source, freed as u32);
+            self.let_go(key, way, source);
+        }
+        self.progress(key);
+    }
+
+    fn send_trailers(&mut self, sink: Leg, trailers: &steady_http::Head) {
+        self.touch(sink.conn);
+        if let Some((codec, out)) = self.conn(sink.conn).and_then(|conn| conn.codec_and_out()) {
+            codec.send_trailers(sink.stream, trailers, out);
+        }
+    }
+
+    /// The end of a body was handed to its sink.
+    pub(crate) fn ended_at_sink(&mut self, key: Key, way: Way) {
+        if let Some(exchange) = self.exchanges.at(key) {
+            exchange.pipe(way).sink_ended = true;
+        }
+    }
+
+    /// One side of a tunnel has ended: so does the other, cleanly. What was still on its way to the side that ended goes
+    /// nowhere.
+    pub(crate) fn end_tunnel(&mut self, key: Key) {
+        for way in [Way::Up, Way::Down] {
+            let Some(exchange) = self.exchanges.at(key) else { return };
+            let Some(sink) = exchange.sink(way) else { continue };
+            let pipe = exchange.pipe(way);
+            if !pipe.sink_ended {
+                pipe.sink_ended = true;
+                pipe.held.clear();
+                pipe.sent = 0;
+                self.offer(sink, &[], true);
+            }
+        }
+    }
+
+    /// What was kept to be sent again is no longer needed: the upstream has begun with the request.
+    pub(crate) fn accept(&mut self, key: Key) {
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        if exchange.accepted {
+            return;
+        }
+        exchange.accepted = true;
+        if !exchange.upload.keep {
+            return;
+        }
+        exchange.upload.keep = false;
+        let freed = exchange.upload.drop_sent();
+        if let Some(source) = exchange.down {
+            self.release(source, freed as u32);
+            self.grow(source);
+            self.let_go(key, Way::Up, source);
+        }
+    }
+
+    /// Room on an upstream's stream means that it took something of the body: it has begun.
+    pub(crate) fn accept_implied(&mut self, key: Key, is_down: bool) {
+        if !is_down && self.exchanges.at(key).is_some_and(|exchange| exchange.upload.sent > 0) {
+            self.accept(key);
+        }
+    }
+
+    /// Lets the source have more of its body under way, now that somebody takes it.
+    pub(crate) fn grow(&mut self, source: Leg) {
+        let window = self.limits.body_window;
+        self.touch(source.conn);
+        if let Some((codec, out)) = self.conn(source.conn).and_then(|conn| conn.codec_and_out()) {
+            codec.grow_window(source.stream, window, out);
+        }
+    }
+
+    /// Gives flow-control credit back.
+    pub(crate) fn release(&mut self, source: Leg, flow: u32) {
+        if flow == 0 {
+            return;
+        }
+        self.touch(source.conn);
+        if let Some((codec, out)) = self.conn(source.conn).and_then(|conn| conn.codec_and_out()) {
+            codec.release(source.stream, flow, out);
+        }
+    }
+
+    /// Stops reading an HTTP/1.1 source whose octets cannot go on.
+    fn hold_back(&mut self, key: Key, way: Way, source: Leg) {
+        let max = self.limits.held_bytes_max;
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        let too_much = exchange.pipe(way).held.len() > max;
+        if too_much && self.conn(source.conn).is_some_and(|conn| conn.is_serial()) {
+            self.pause(source.conn);
+        }
+    }
+
+    /// Reads it again once half has gone.
+    fn let_go(&mut self, key: Key, way: Way, source: Leg) {
+        let max = self.limits.held_bytes_max;
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        let little = exchange.pipe(way).held.len() <= max / 2;
+        if little && self.conn(source.conn).is_some_and(|conn| conn.is_serial() && conn.paused) {
+            self.unpause(source.conn);
+        }
+    }
+
+    /// There is room again on a connection: everything that waits for it goes on, beginning after the one that was served
+    /// last, so that no stream starves another.
+    pub(crate) fn pump_all(&mut self, id: ConnId) {
+        let Some(conn) = self.conn(id) else { return };
+        let way = if conn.is_down() { Way::Down } else { Way::Up };
+        let slots = conn.slots();
+        let first = conn.turn % slots;
+        conn.turn = first + 1;
+        for step in 0..slots {
+            let Some(conn) = self.conn(id) else { return };
+            if let Some(key) = conn.bound_at((first + step) % slots) {
+                self.pump(key, way);
+            }
+        }
+    }
+
+    /// Ends what has nothing more to do.
+    pub(crate) fn progress(&mut self, key: Key) {
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        let over = match exchange.phase {
+            // A tunnel ends when either side has ended and what it sent has gone on (RFC 9110 §9.3.6).
+            Phase::Answering if exchange.tunnel => exchange.download.sink_ended || exchange.upload.sink_ended,
+            Phase::Answering | Phase::Replying => exchange.download.sink_ended,
+            _ => false,
+        };
+        if over {
+            let outcome = exchange.outcome;
+            if exchange.tunnel {
+                self.end_tunnel(key);
+            }
+            self.finish(key, outcome);
+        }
+    }
+}

@@ -1,0 +1,578 @@
+//! Connections to targets: finding or opening one for an exchange, and the responses that come back.
+
+use std::collections::VecDeque;
+use std::io;
+
+use rustls::pki_types::ServerName;
+use steady_http::{Client, Reset, StreamId, h1, h2};
+use steady_ring::{ConnId, Driver, Op, Time};
+
+use crate::conn::{Conn, Http, Side, Stage};
+use crate::downstream::request_of;
+use crate::exchange::{Exchange, Key, Leg, Origin, Phase};
+use crate::policy::{AttemptEnd, Decision, Judgement, Outcome, ParkKey, Policy, Protocol, Reply, Request, Target};
+use crate::refusal::Refusal;
+use crate::relay::Way;
+use crate::tls::Tls;
+use crate::worker::Worker;
+
+/// The connections to one target, and who waits for one.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    target: Target,
+    /// HTTP/2: those that carry requests. HTTP/1.1: those that are idle, the last used last.
+    ready: Vec<ConnId>,
+    opening: Vec<ConnId>,
+    /// Open and opening.
+    open: usize,
+    waiting: VecDeque<Key>,
+}
+
+/// How a connection to an upstream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    Connect,
+    /// Reset, or ended in the middle.
+    Broken,
+    /// It broke HTTP's rules.
+    Rules,
+    TimedOut,
+}
+
+impl Failure {
+    fn attempt_end(self) -> AttemptEnd {
+        match self {
+            Failure::Connect => AttemptEnd::ConnectFailed,
+            Failure::Broken | Failure::Rules => AttemptEnd::Broken,
+            Failure::TimedOut => AttemptEnd::TimedOut,
+        }
+    }
+
+    fn refusal(self) -> Refusal {
+        match self {
+            Failure::Connect => Refusal::ConnectFailed,
+            Failure::Broken => Refusal::UpstreamBroken,
+            Failure::Rules => Refusal::BadResponse,
+            Failure::TimedOut => Refusal::ResponseTimeout,
+        }
+    }
+}
+
+impl<D: Driver, P: Policy> Worker<D, P> {
+    /// Asks the policy where an exchange goes, and sends it on its way.
+    pub(crate) fn route(&mut self, key: Key) {
+        let now = self.now;
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        if exchange.phase != Phase::Routing {
+            return;
+        }
+        let conn = exchange.down.and_then(|leg| self.conns.get(leg.conn.index())?.conn.as_deref());
+        let server_name = conn.and_then(Conn::server_name);
+        let mut request = request_of!(exchange, server_name, now);
+        match self.policy.route(&self.snapshot, &mut request) {
+            Decision::Forward(target) => self.forward(key, target),
+            Decision::Park { key: place, until, refusal } => self.park(key, place, until, refusal),
+            Decision::Ask { key: place, target, ask_until, until, refusal } => {
+                self.park(key, place, until, refusal);
+                self.ask(place, target, ask_until);
+            }
+            Decision::Reply(reply) => self.reply(key, reply),
+        }
+    }
+
+    fn park(&mut self, key: Key, place: ParkKey, until: Time, refusal: Refusal) {
+        let now = self.now;
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        exchange.phase = Phase::Parked { key: place, since: now, until, refusal };
+        self.parked.entry(place).or_default().push_back(key);
+        self.stats.parked.add(1);
+        self.stats.parked_open.add(1);
+        self.arm_exchange(key.index);
+    }
+
+    /// Everything parked there is routed again, in the order it came.
+    pub(crate) fn resume(&mut self, place: ParkKey) {
+        let Some(keys) = self.parked.remove(&place) else { return };
+        for key in keys {
+            if self.unpark(key, place) {
+                self.todo.push_back(crate::worker::Todo::Route(key));
+            }
+        }
+    }
+
+    /// Takes an exchange out of its parking place; the caller has removed it from the list.
+    pub(crate) fn unpark(&mut self, key: Key, place: ParkKey) -> bool {
+        let now = self.now;
+        let Some(exchange) = self.exchanges.at(key) else { return false };
+        let Phase::Parked { key: at, since, .. } = exchange.phase else { return false };
+        if at != place {
+            return false;
+        }
+        exchange.phase = Phase::Routing;
+        self.policy.unparked(&mut exchange.ticket, place, now.since(since));
+        self.stats.parked_open.sub(1);
+        true
+    }
+
+    /// Sends the policy's own question.
+    fn ask(&mut self, place: ParkKey, target: Target, until: Time) {
+        let key = self.exchanges.reserve();
+        let mut exchange = self.spares.pop().unwrap_or_else(|| Box::new(Exchange::blank()));
+        exchange.renew(key, Origin::Question { key: place, until }, self.now);
+        exchange.upload.source_ended = true;
+        exchange.version = 20;
+        self.policy.question(place, &mut exchange.request);
+        self.exchanges.put(exchange);
+        self.stats.questions.add(1);
+        self.arm_exchange(key.index);
+        self.forward(key, target);
+    }
+
+    fn forward(&mut self, key: Key, target: Target) {
+        let now = self.now;
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        exchange.timing.routed = now;
+        exchange.attempt = exchange.attempt.saturating_add(1);
+        exchange.phase = Phase::Waiting { since: now };
+        exchange.upload.keep = target.replay_bytes_max > 0 && !exchange.accepted;
+        let upstream = target.upstream;
+        self.upstreams.entry(upstream).or_insert_with(|| Upstream::new(target.clone()));
+        exchange.target = Some(target);
+        self.arm_exchange(key.index);
+        if !self.assign(key, upstream) {
+            self.wait_for(key, upstream);
+        }
+    }
+
+    /// Gives the exchange to a connection that has room. `false`: there is none now.
+    fn assign(&mut self, key: Key, upstream: u64) -> bool {
+        let is_question =
+            self.exchanges.at(key).is_some_and(|exchange| matches!(exchange.origin, Origin::Question { .. }));
+        // One stream of each connection is kept for questions, so that a full one can still be asked.
+        let reserve = usize::from(!is_question);
+        loop {
+            let Some(entry) = self.upstreams.get_mut(&upstream) else { return false };
+            let found = match entry.target.protocol {
+                Protocol::Http1 => entry.ready.pop(),
+                Protocol::H2c => entry.ready.iter().copied().find(|id| {
+                    let conn = self.conns.get_mut(id.index()).and_then(|slot| slot.conn.as_deref_mut());
+                    conn.and_then(Conn::client).is_some_and(|client| client.available() > reserve)
+                }),
+            };
+            let Some(id) = found else { return false };
+            match self.attach(key, id) {
+                Attached::Yes => return true,
+                Attached::Unfit => {
+                    // The connection is fine, but cannot carry this request (extended CONNECT to a peer without it).
+                    self.upstream_free(id);
+                    self.fail_attempt(key, AttemptEnd::Broken, Refusal::UpstreamBroken);
+                    return true;
+                }
+                Attached::Gone => {
+                    if let Some(entry) = self.upstreams.get_mut(&upstream) {
+                        entry.ready.retain(|&other| other != id);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Queues it, and opens a connection where more are allowed.
+    fn wait_for(&mut self, key: Key, upstream: u64) {
+        let limits = &self.limits;
+        let Some(entry) = self.upstreams.get_mut(&upstream) else { return };
+        if entry.waiting.len() >= limits.waiting_max {
+            return self.fail_attempt(key, AttemptEnd::Refused, Refusal::QueueFull);
+        }
+        entry.waiting.push_back(key);
+        let max = match entry.target.protocol {
+            Protocol::Http1 => limits.h1_connections_max,
+            Protocol::H2c => limits.h2_connections_max,
+        };
+        let enough = match entry.target.protocol {
+            Protocol::Http1 => entry.opening.len() >= entry.waiting.len(),
+            Protocol::H2c => !entry.opening.is_empty(),
+        };
+        if entry.open >= max || enough {
+            return;
+        }
+        entry.open += 1;
+        let id = self.driver.connect(&entry.target.addr);
+        entry.opening.push(id);
+        self.stats.upstream_connects.add(1);
+        let conn = Conn::new(id, Side::Up { upstream }, Http::Unknown, Stage::Connecting, self.now);
+        self.insert(conn);
+    }
+
+    /// A connect of ours succeeded.
+    pub(crate) fn connected(&mut self, id: ConnId) {
+        let now = self.now;
+        let limits = std::rc::Rc::clone(&self.upstream_limits);
+        let Some(conn) = self.conn(id) else { return };
+        let Side::Up { upstream } = conn.side else { return };
+        if conn.stage != Stage::Connecting {
+            return;
+        }
+        conn.stage = Stage::Open;
+        conn.since = now;
+        let Some(entry) = self.upstreams.get_mut(&upstream) else { return self.close(id) };
+        entry.opening.retain(|&other| other != id);
+        entry.ready.push(id);
+        let tls = entry.target.tls.clone();
+        let protocol = entry.target.protocol;
+        self.touch(id);
+        let seed = self.rng.u64(..);
+        let scheme = if tls.is_some() { steady_http::Scheme::Https } else { steady_http::Scheme::Http };
+        let Some(conn) = self.conn(id) else { return };
+        conn.http = match protocol {
+            Protocol::Http1 => Http::H1Client(h1::Client::new(limits).with_seed(seed)),
+            Protocol::H2c => {
+                let mut client = Box::new(h2::Client::new(limits, scheme));
+                client.start(&mut conn.out);
+                Http::H2Client(client)
+            }
+        };
+        if let Some(config) = tls {
+            // Hosts are told apart by certificates that our own authority made; the name is in their address' stead.
+            let name = ServerName::try_from("steady-host").map(|name| name.to_owned());
+            match name.map(|name| Tls::client(config, name, &mut conn.wire)) {
+                Ok(Ok(tls)) => self.begin_tls(id, tls),
+                _ => return self.upstream_failed(id, Failure::Connect),
+            }
+        }
+        self.serve_waiting(upstream);
+    }
+
+    /// Gives those who wait what has become free.
+    fn serve_waiting(&mut self, upstream: u64) {
+        loop {
+            let Some(entry) = self.upstreams.get_mut(&upstream) else { return };
+            let Some(&key) = entry.waiting.front() else { return };
+            let waits = self.exchanges.at(key).is_some_and(|exchange| matches!(exchange.phase, Phase::Waiting { .. }));
+            if waits && !self.assign(key, upstream) {
+                return;
+            }
+            if let Some(entry) = self.upstreams.get_mut(&upstream)
+                && entry.waiting.front() == Some(&key)
+            {
+                entry.waiting.pop_front();
+            }
+        }
+    }
+
+    /// Opens a stream for the exchange.
+    fn attach(&mut self, key: Key, id: ConnId) -> Attached {
+        if !self.is_usable(id) {
+            return Attached::Gone;
+        }
+        self.touch(id);
+        let now = self.now;
+        let Some(exchange) = self.exchanges.at(key) else { return Attached::Gone };
+        let upload = &exchange.upload;
+        let end = upload.source_ended && upload.held.is_empty() && upload.trailers.is_none();
+        let conn = self.conns.get_mut(id.index()).and_then(|slot| slot.conn.as_deref_mut());
+        let Some(conn) = conn.filter(|conn| conn.id == id) else { return Attached::Gone };
+        let opened = match &mut conn.http {
+            Http::H1Client(client) => client.open(&exchange.request, end, &mut conn.out),
+            Http::H2Client(client) => client.open(&exchange.request, end, &mut conn.out),
+            _ => return Attached::Gone,
+        };
+        let Some(stream) = opened else {
+            let usable = conn.client().is_some_and(|client| client.available() > 0);
+            return if usable { Attached::Unfit } else { Attached::Gone };
+        };
+        conn.bind(stream, key);
+        exchange.up = Some(Leg { conn: id, stream });
+        exchange.phase = Phase::Attached;
+        exchange.timing.attached = now;
+        exchange.timing.answered = now;
+        exchange.upload.sink_ended = end;
+        let grow = exchange.down.filter(|_| !exchange.upload.keep && !exchange.upload.source_ended);
+        if !end {
+            self.pump(key, Way::Up);
+        }
+        if let Some(source) = grow {
+            self.grow(source);
+        }
+        self.arm_exchange(key.index);
+        Attached::Yes
+    }
+
+    /// An informational response is in `scratch`.
+    pub(crate) fn interim(&mut self, id: ConnId, stream: StreamId) {
+        let Some(key) = self.bound(Leg { conn: id, stream }) else { return };
+        self.accept(key);
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        let Some(down) = exchange.down else { return };
+        if exchange.phase != Phase::Attached {
+            return;
+        }
+        self.send_head(down, false);
+    }
+
+    /// Sends what is in `scratch` as a head.
+    fn send_head(&mut self, down: Leg, end: bool) {
+        self.touch(down.conn);
+        let Some(slot) = self.conns.get_mut(down.conn.index()) else { return };
+        let Some(conn) = slot.conn.as_deref_mut().filter(|conn| conn.id == down.conn) else { return };
+        if let Some((codec, out)) = conn.codec_and_out() {
+            codec.send_head(down.stream, &self.scratch, end, out);
+        }
+    }
+
+    /// A final response's head is in `scratch`.
+    pub(crate) fn response(&mut self, id: ConnId, stream: StreamId, end: bool) {
+        let Some(key) = self.bound(Leg { conn: id, stream }) else { return };
+        let now = self.now;
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        if exchange.phase != Phase::Attached {
+            return;
+        }
+        exchange.timing.answered = now;
+        exchange.activity = now;
+        exchange.download.source_ended = end;
+        if let Origin::Question { key: place, .. } = exchange.origin {
+            self.policy.answered(place, Some(&self.scratch), now);
+            self.finish(key, Outcome::Complete);
+            return self.resume(place);
+        }
+        if self.policy.judge(&mut exchange.ticket, &mut self.scratch) == Judgement::Refused {
+            return self.fail_attempt(key, AttemptEnd::Refused, Refusal::Refused);
+        }
+        self.accept(key);
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        exchange.tunnel = exchange.request.is_connect() && (200..300).contains(&self.scratch.status);
+        if exchange.tunnel {
+            self.stats.tunnels.add(1);
+        }
+        self.answer(key, end);
+    }
+
+    /// Sends the head in `scratch` to the client; what follows it comes through the download pipe.
+    pub(crate) fn answer(&mut self, key: Key, end: bool) {
+        let now = self.now;
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        let Some(down) = exchange.down else { return };
+        let conn = self.conns.get(down.conn.index()).and_then(|slot| slot.conn.as_deref());
+        let timing = exchange.timing;
+        let mut request = request_of!(exchange, conn.and_then(Conn::server_name), now);
+        self.policy.respond(&mut request, &mut self.scratch, &timing);
+        exchange.status = self.scratch.status;
+        self.stats.responses[usize::from(self.scratch.status / 100).min(5)].add(1);
+        if exchange.phase == Phase::Attached {
+            exchange.phase = Phase::Answering;
+        }
+        exchange.download.sink_ended = end;
+        self.send_head(down, end);
+        if !end {
+            self.arm_exchange(key.index);
+            self.pump(key, Way::Down);
+        } else {
+            self.progress(key);
+        }
+    }
+
+    /// An attempt came to nothing before its response began: another one, where that is safe; otherwise an answer.
+    pub(crate) fn fail_attempt(&mut self, key: Key, end: AttemptEnd, refusal: Refusal) {
+        self.detach(key, end);
+        let attempts_max = self.limits.attempts_max;
+        let now = self.now;
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        if let Origin::Question { key: place, .. } = exchange.origin {
+            self.policy.answered(place, None, now);
+            self.finish(key, Outcome::Refused);
+            return self.resume(place);
+        }
+        if end.is_unprocessed() && exchange.attempt < attempts_max && exchange.is_repeatable() {
+            exchange.upload.rewind();
+            exchange.download.source_ended = false;
+            exchange.phase = Phase::Routing;
+            self.stats.retries.add(1);
+            self.todo.push_back(crate::worker::Todo::Route(key));
+        } else {
+            self.reply(key, Reply::Refuse(refusal));
+        }
+    }
+
+    /// The stream of an exchange was reset from the other side, or by the codec.
+    pub(crate) fn upstream_reset(&mut self, key: Key, reset: Reset) {
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        let answering = exchange.phase == Phase::Answering;
+        let leg = exchange.up;
+        self.forget_leg(key, Way::Down);
+        if answering {
+            self.finish(key, Outcome::UpstreamBroken);
+        } else if reset.unprocessed {
+            self.fail_attempt(key, AttemptEnd::Refused, Refusal::Refused);
+        } else {
+            let refusal = if reset.by_peer { Refusal::UpstreamBroken } else { Refusal::BadResponse };
+            self.fail_attempt(key, AttemptEnd::Broken, refusal);
+        }
+        if let Some(leg) = leg {
+            self.upstream_free(leg.conn);
+        }
+    }
+
+    /// A connection to an upstream is over: what it carried fails, what waited for it tries elsewhere.
+    pub(crate) fn upstream_failed(&mut self, id: ConnId, failure: Failure) {
+        let Some(conn) = self.conn(id) else { return };
+        if conn.stage == Stage::Closed {
+            return;
+        }
+        let Side::Up { upstream } = conn.side else { return };
+        let was_connecting = conn.stage == Stage::Connecting;
+        let failure = if was_connecting { Failure::Connect } else { failure };
+        let slots = conn.slots();
+        let keys: Vec<Key> = (0..slots).filter_map(|slot| conn.bound_at(slot)).collect();
+        if failure == Failure::Connect {
+            self.stats.upstream_connect_failed.add(1);
+        }
+        self.close(id);
+        for key in keys {
+            let Some(exchange) = self.exchanges.at(key) else { continue };
+            if exchange.up.is_none_or(|leg| leg.conn != id) {
+                continue;
+            }
+            let answering = exchange.phase == Phase::Answering;
+            let outcome = if failure == Failure::TimedOut { Outcome::TimedOut } else { Outcome::UpstreamBroken };
+            self.forget_leg(key, Way::Down);
+            if answering {
+                self.finish(key, outcome);
+            } else {
+                self.fail_attempt(key, failure.attempt_end(), failure.refusal());
+            }
+        }
+        if was_connecting {
+            self.fail_waiting(upstream);
+        } else {
+            self.serve_waiting(upstream);
+            self.reopen_for_waiting(upstream);
+        }
+    }
+
+    /// No connection could be made: those that waited fail, unless another connection still lives.
+    fn fail_waiting(&mut self, upstream: u64) {
+        let Some(entry) = self.upstreams.get_mut(&upstream) else { return };
+        if entry.open > 0 {
+            return;
+        }
+        for key in std::mem::take(&mut entry.waiting) {
+            if self.exchanges.at(key).is_some_and(|exchange| matches!(exchange.phase, Phase::Waiting { .. })) {
+                self.fail_attempt(key, AttemptEnd::ConnectFailed, Refusal::ConnectFailed);
+            }
+        }
+    }
+
+    /// A connection went while others wait: without another one nobody would serve them.
+    fn reopen_for_waiting(&mut self, upstream: u64) {
+        let Some(entry) = self.upstreams.get_mut(&upstream) else { return };
+        if entry.open == 0
+            && let Some(key) = entry.waiting.pop_front()
+        {
+            self.wait_for(key, upstream);
+        }
+    }
+
+    pub(crate) fn failed(&mut self, id: ConnId, op: Op, error: &io::Error) {
+        let Some(conn) = self.conn(id) else { return };
+        if conn.is_down() {
+            self.abandon(id);
+            return self.close(id);
+        }
+        tracing::debug!(%error, ?op, "an upstream connection failed");
+        let failure = if op == Op::Connect { Failure::Connect } else { Failure::Broken };
+        self.upstream_failed(id, failure);
+    }
+
+    /// The peer's settings changed, or it goes away: more, or fewer, streams can be opened.
+    pub(crate) fn upstream_changed(&mut self, id: ConnId) {
+        let Some(conn) = self.conn(id) else { return };
+        let Side::Up { upstream } = conn.side else { return };
+        if conn.codec().is_some_and(|codec| codec.is_finished())
+            && let Some(entry) = self.upstreams.get_mut(&upstream)
+        {
+            // It carries what it has to its end and takes nothing new.
+            let before = entry.ready.len();
+            entry.ready.retain(|&other| other != id);
+            if entry.ready.len() < before {
+                entry.open -= 1;
+                if let Some(conn) = self.conn(id) {
+                    conn.retired = true;
+                }
+            }
+        }
+        self.serve_waiting(upstream);
+        self.reopen_for_waiting(upstream);
+    }
+
+    /// A stream of the connection has ended: it can carry another, or is to be closed.
+    pub(crate) fn upstream_free(&mut self, id: ConnId) {
+        let now = self.now;
+        let Some(conn) = self.conn(id) else { return };
+        let Side::Up { upstream } = conn.side else { return };
+        if conn.stage != Stage::Open {
+            return;
+        }
+        let active = conn.active();
+        let finished = conn.codec().is_some_and(|codec| codec.is_finished());
+        if active == 0 {
+            conn.since = now;
+            if finished || conn.eof {
+                self.finish_conn(id);
+            } else if matches!(conn.http, Http::H1Client(_))
+                && let Some(entry) = self.upstreams.get_mut(&upstream)
+                && !entry.ready.contains(&id)
+            {
+                entry.ready.push(id);
+            }
+            self.unpause(id);
+            self.arm_conn(id.index() as u32);
+        }
+        self.serve_waiting(upstream);
+        self.reopen_for_waiting(upstream);
+    }
+
+    /// Takes a connection that is being closed out of its upstream's lists.
+    pub(crate) fn leave_upstream(&mut self, id: ConnId, upstream: u64, retired: bool) {
+        let Some(entry) = self.upstreams.get_mut(&upstream) else { return };
+        entry.ready.retain(|&other| other != id);
+        entry.opening.retain(|&other| other != id);
+        if !retired {
+            entry.open -= 1;
+        }
+        if entry.open == 0 && entry.waiting.is_empty() {
+            self.upstreams.remove(&upstream);
+        }
+    }
+}
+
+/// What became of an attempt to use a connection.
+enum Attached {
+    Yes,
+    /// It cannot carry this request.
+    Unfit,
+    /// It carries nothing more.
+    Gone,
+}
+
+impl Upstream {
+    /// An exchange no longer waits here.
+    pub(crate) fn leave_queue(&mut self, key: Key) {
+        self.waiting.retain(|&other| other != key);
+    }
+
+    fn new(target: Target) -> Upstream {
+        Upstream { target, ready: Vec::new(), opening: Vec::new(), open: 0, waiting: VecDeque::new() }
+    }
+}
+
+impl Conn {
+    /// The codec in the client role.
+    fn client(&mut self) -> Option<&mut dyn Client> {
+        match &mut self.http {
+            Http::H1Client(client) => Some(client),
+            Http::H2Client(client) => Some(client.as_mut()),
+            _ => None,
+        }
+    }
+}

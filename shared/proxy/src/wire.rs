@@ -1,0 +1,423 @@
+//! Bytes in and out of a connection: TLS, which version of HTTP it is, the codec's turns, and the one send of a batch.
+
+use std::rc::Rc;
+
+use steady_http::{Scheme, h1, h2};
+use steady_ring::{ConnId, Driver, RecvBuf, SendBuf};
+
+use crate::conn::{Http, Secure, Side, Stage};
+use crate::policy::Policy;
+use crate::proxy_protocol;
+use crate::tls::{Accepting, Tls, TlsError};
+use crate::worker::{Todo, Worker};
+
+/// What an HTTP/2 client says first (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+impl<D: Driver, P: Policy> Worker<D, P> {
+    /// Bytes came from the network.
+    pub(crate) fn received(&mut self, id: ConnId, buf: &RecvBuf) {
+        let Some(conn) = self.conn(id) else { return };
+        match conn.stage {
+            Stage::Open => {}
+            // What a refused peer still sends is read and thrown away, until it ends or its time is out.
+            Stage::Connecting | Stage::Finishing | Stage::Lingering | Stage::Closed => return,
+        }
+        if matches!(conn.http, Http::Proxied) {
+            self.receive_proxy_header(id, buf);
+        } else {
+            self.receive_wire(id, buf);
+        }
+    }
+
+    /// Bytes behind the PROXY protocol's header, if there was one.
+    fn receive_wire(&mut self, id: ConnId, bytes: &[u8]) {
+        let Some(conn) = self.conn(id) else { return };
+        match &mut conn.secure {
+            Secure::Plain => self.feed(id, bytes),
+            Secure::Hello(_) => self.receive_hello(id, bytes),
+            Secure::Tls(_) => self.receive_tls(id, bytes),
+        }
+    }
+
+    fn receive_proxy_header(&mut self, id: ConnId, bytes: &[u8]) {
+        let Some(conn) = self.conn(id) else { return };
+        conn.pending.extend_from_slice(bytes);
+        match proxy_protocol::parse(&conn.pending) {
+            Ok(None) => {}
+            Ok(Some(header)) => {
+                let rest = conn.pending.split_off(header.consumed);
+                conn.pending = Vec::new();
+                conn.http = Http::Unknown;
+                if let Side::Down { peer, .. } = &mut conn.side {
+                    *peer = header.source.or(*peer);
+                }
+                if !rest.is_empty() {
+                    self.receive_wire(id, &rest);
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a connection without a good PROXY header");
+                self.stats.connections_refused.add(1);
+                self.close(id);
+            }
+        }
+    }
+
+    fn receive_hello(&mut self, id: ConnId, bytes: &[u8]) {
+        let snapshot = std::sync::Arc::clone(&self.snapshot);
+        let mut plain = std::mem::take(&mut self.plain);
+        let mut scratch = std::mem::take(&mut self.tls_scratch);
+        let result = self.shake_hands(id, bytes, &snapshot, &mut scratch, &mut plain);
+        self.tls_scratch = scratch;
+        self.mark(id);
+        match result {
+            Ok(()) => self.after_tls(id, &plain),
+            Err(error) => self.tls_failed(id, &error),
+        }
+        plain.clear();
+        self.plain = plain;
+    }
+
+    /// Reads the ClientHello, chooses the configuration by its name and begins the handshake.
+    fn shake_hands(
+        &mut self,
+        id: ConnId,
+        bytes: &[u8],
+        snapshot: &P::Snapshot,
+        scratch: &mut crate::tls::Scratch,
+        plain: &mut Vec<u8>,
+    ) -> Result<(), TlsError> {
+        let Some(slot) = self.conns.get_mut(id.index()) else { return Ok(()) };
+        let Some(conn) = slot.conn.as_deref_mut() else { return Ok(()) };
+        let Secure::Hello(acceptor) = std::mem::replace(&mut conn.secure, Secure::Plain) else { return Ok(()) };
+        // Until the next state is there the connection must not look like a plain one to anybody.
+        match acceptor.receive(bytes, &mut conn.wire) {
+            Ok(Accepting::NeedMore(acceptor)) => {
+                conn.secure = Secure::Hello(acceptor);
+                Ok(())
+            }
+            Ok(Accepting::Hello(parked)) => {
+                conn.secure = Secure::Hello(crate::tls::Acceptor::default());
+                let Some(config) = self.policy.tls(snapshot, parked.hello().server_name()) else {
+                    parked.refuse(crate::tls::Alert::UnrecognizedName, &mut conn.wire);
+                    return Err(TlsError::Over);
+                };
+                let tls = parked.resume(config, scratch, plain, &mut conn.wire)?;
+                conn.secure = Secure::Tls(Box::new(tls));
+                Ok(())
+            }
+            Err(error) => {
+                conn.secure = Secure::Hello(crate::tls::Acceptor::default());
+                Err(error)
+            }
+        }
+    }
+
+    fn receive_tls(&mut self, id: ConnId, bytes: &[u8]) {
+        let mut plain = std::mem::take(&mut self.plain);
+        let Some(slot) = self.conns.get_mut(id.index()) else { return };
+        let Some(conn) = slot.conn.as_deref_mut() else { return };
+        let Secure::Tls(tls) = &mut conn.secure else { return };
+        let was_handshaking = tls.is_handshaking();
+        let result = tls.receive(bytes, &mut self.tls_scratch, &mut plain, &mut conn.wire);
+        let shaken = was_handshaking && !tls.is_handshaking();
+        self.mark(id);
+        if shaken {
+            self.stats.tls_handshakes.add(1);
+        }
+        match result {
+            Ok(()) => self.after_tls(id, &plain),
+            Err(error) => {
+                // What was intact before the damage still counts.
+                if !plain.is_empty() {
+                    self.after_tls(id, &plain);
+                }
+                self.tls_failed(id, &error);
+            }
+        }
+        plain.clear();
+        self.plain = plain;
+    }
+
+    /// Decrypted bytes, and perhaps the end of a handshake or of the connection.
+    fn after_tls(&mut self, id: ConnId, plain: &[u8]) {
+        let Some(conn) = self.conn(id) else { return };
+        let Secure::Tls(tls) = &conn.secure else { return };
+        let closed = tls.peer_closed();
+        if !tls.is_handshaking() && matches!(conn.http, Http::Unknown) && conn.is_down() {
+            match tls.alpn() {
+                Some(b"h2") => self.speak_h2(id),
+                Some(_) => self.speak_h1(id),
+                None => {}
+            }
+        }
+        if !plain.is_empty() {
+            self.feed(id, plain);
+        }
+        if closed {
+            self.end_of_stream(id);
+        }
+    }
+
+    fn tls_failed(&mut self, id: ConnId, error: &TlsError) {
+        tracing::debug!(%error, "TLS failed");
+        self.stats.tls_failed.add(1);
+        self.abandon(id);
+        self.finish_conn(id);
+    }
+
+    /// Cleartext for the codec, behind what it could not use before.
+    pub(crate) fn feed(&mut self, id: ConnId, bytes: &[u8]) {
+        let Some(conn) = self.conn(id) else { return };
+        if conn.pending.is_empty() {
+            let consumed = self.parse(id, bytes);
+            if consumed < bytes.len() {
+                self.keep_pending(id, &bytes[consumed..]);
+            }
+        } else {
+            let mut pending = std::mem::take(&mut conn.pending);
+            pending.extend_from_slice(bytes);
+            let consumed = self.parse(id, &pending);
+            self.put_back(id, pending, consumed);
+        }
+    }
+
+    /// Another turn for input that waited.
+    pub(crate) fn refeed(&mut self, id: ConnId) {
+        let Some(conn) = self.conn(id) else { return };
+        conn.refeed = false;
+        if conn.pending.is_empty() || conn.stage != Stage::Open {
+            return;
+        }
+        let pending = std::mem::take(&mut conn.pending);
+        let consumed = self.parse(id, &pending);
+        self.put_back(id, pending, consumed);
+    }
+
+    /// Asks for another turn, after what is under way.
+    pub(crate) fn refeed_later(&mut self, id: ConnId) {
+        if let Some(conn) = self.conn(id)
+            && !conn.refeed
+            && !conn.pending.is_empty()
+        {
+            conn.refeed = true;
+            self.todo.push_back(Todo::Refeed(id));
+        }
+    }
+
+    fn put_back(&mut self, id: ConnId, mut pending: Vec<u8>, consumed: usize) {
+        pending.drain(..consumed);
+        let Some(conn) = self.conn(id) else { return self.spare(pending) };
+        // Parsing may have put input back itself only by a bug: nothing feeds a connection while it is being fed.
+        debug_assert!(conn.pending.is_empty());
+        if pending.is_empty() || conn.stage != Stage::Open {
+            self.spare(pending);
+        } else {
+            conn.pending = pending;
+        }
+        self.balance_pending(id);
+    }
+
+    fn keep_pending(&mut self, id: ConnId, rest: &[u8]) {
+        let mut buffer = self.buffers.pop().unwrap_or_default();
+        let now = self.now;
+        match self.conn(id) {
+            Some(conn) if conn.stage == Stage::Open => {
+                buffer.extend_from_slice(rest);
+                conn.pending = buffer;
+                if conn.active() == 0 {
+                    // The first octets of a head: its deadline begins.
+                    conn.since = now;
+                }
+                self.arm_conn(id.index() as u32);
+            }
+            _ => self.spare(buffer),
+        }
+        self.balance_pending(id);
+    }
+
+    /// Stops reading a connection that pipelines more than is kept; goes on once it has been used.
+    fn balance_pending(&mut self, id: ConnId) {
+        let max = self.limits.pending_bytes_max;
+        let Some(conn) = self.conn(id) else { return };
+        let blocked = conn.codec().is_some_and(|codec| codec.is_blocked());
+        if blocked && conn.pending.len() > max {
+            self.pause(id);
+        } else if !blocked {
+            self.unpause(id);
+        }
+    }
+
+    /// Gives the codec its turns over `input`; returns how much of it is done with.
+    fn parse(&mut self, id: ConnId, input: &[u8]) -> usize {
+        let mut total = 0;
+        loop {
+            if !self.is_usable(id) {
+                return input.len();
+            }
+            let rest = &input[total..];
+            if self.conn(id).is_some_and(|conn| matches!(conn.http, Http::Unknown)) && !self.detect(id, rest) {
+                return total;
+            }
+            self.touch(id);
+            let Some(slot) = self.conns.get_mut(id.index()) else { return input.len() };
+            let Some(conn) = slot.conn.as_deref_mut() else { return input.len() };
+            let Some((codec, out)) = conn.codec_and_out() else { return total };
+            match codec.receive(rest, &mut self.scratch, out) {
+                Ok(step) => {
+                    total += step.consumed;
+                    match step.event {
+                        Some(event) => self.codec_event(id, event),
+                        None => break,
+                    }
+                }
+                Err(error) => {
+                    self.codec_failed(id, &error);
+                    return input.len();
+                }
+            }
+        }
+        self.check_finished(id);
+        total
+    }
+
+    /// Finds out the version of a cleartext connection by its first octets. `false`: too few to tell.
+    fn detect(&mut self, id: ConnId, input: &[u8]) -> bool {
+        let compared = input.len().min(PREFACE.len());
+        // `PRI` is no method that anybody may use (RFC 9113 §11.4), so four octets tell.
+        if input[..compared] != PREFACE[..compared] {
+            self.speak_h1(id);
+        } else if compared >= 4 {
+            self.speak_h2(id);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    fn speak_h1(&mut self, id: ConnId) {
+        let Some((limits, scheme)) = self.codec_parts(id) else { return };
+        if let Some(conn) = self.conn(id) {
+            conn.http = Http::H1Server(h1::Server::new(limits, scheme));
+        }
+    }
+
+    fn speak_h2(&mut self, id: ConnId) {
+        let Some((limits, scheme)) = self.codec_parts(id) else { return };
+        if let Some(conn) = self.conn(id) {
+            conn.http = Http::H2Server(Box::new(h2::Server::new(limits, scheme)));
+        }
+    }
+
+    fn codec_parts(&mut self, id: ConnId) -> Option<(Rc<steady_http::Limits>, Scheme)> {
+        let conn = self.conn(id)?;
+        let scheme = if conn.is_tls() { Scheme::Https } else { Scheme::Http };
+        let Side::Down { listener, .. } = conn.side else { return None };
+        Some((Rc::clone(&self.listeners[listener].codec_limits), scheme))
+    }
+
+    /// The connections that have something to say say it, each with one send.
+    pub(crate) fn flush_dirty(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        // Flushing may make others dirty only through `close`, which sends nothing: one pass is enough.
+        for id in dirty.drain(..) {
+            self.flush(id);
+        }
+        std::mem::swap(&mut self.dirty, &mut dirty);
+        self.dirty.append(&mut dirty);
+    }
+
+    fn flush(&mut self, id: ConnId) {
+        let now = self.now;
+        let Some(slot) = self.conns.get_mut(id.index()) else { return };
+        let Some(conn) = slot.conn.as_deref_mut().filter(|conn| conn.id == id) else { return };
+        conn.dirty = false;
+        if conn.sending || matches!(conn.stage, Stage::Closed | Stage::Connecting) {
+            return;
+        }
+        if let Secure::Tls(tls) = &mut conn.secure {
+            if !tls.is_handshaking() && !conn.out.is_empty() {
+                if conn.wire.capacity() == 0 {
+                    conn.wire = self.buffers.pop().unwrap_or_default();
+                }
+                // An error here means that the session is over; the peer sees the end of the stream.
+                if tls.send(&conn.out, &mut conn.wire).is_err() {
+                    conn.eof = true;
+                }
+                conn.out.clear();
+            }
+            if conn.stage == Stage::Finishing {
+                tls.close(&mut conn.wire);
+            }
+        }
+        let full = if conn.is_tls() { &mut conn.wire } else { &mut conn.out };
+        if full.is_empty() {
+            // With a handshake under way `out` waits for its end.
+            let waits = !conn.out.is_empty();
+            let idle = if waits { Vec::new() } else { std::mem::take(&mut conn.out) };
+            let idle = [idle, std::mem::take(&mut conn.wire)];
+            for buffer in idle {
+                self.spare(buffer);
+            }
+            if !waits {
+                self.nothing_to_send(id);
+            }
+            return;
+        }
+        let bytes = std::mem::take(full);
+        conn.sending = true;
+        conn.sending_since = now;
+        if conn.out.is_empty() {
+            let idle = std::mem::take(&mut conn.out);
+            self.spare(idle);
+        }
+        self.driver.send(id, SendBuf::from(bytes));
+        self.arm_conn(id.index() as u32);
+    }
+
+    /// Everything is out: what was to happen after it.
+    fn nothing_to_send(&mut self, id: ConnId) {
+        let now = self.now;
+        let Some(conn) = self.conn(id) else { return };
+        if conn.stage != Stage::Finishing {
+            return;
+        }
+        conn.stage = Stage::Lingering;
+        conn.since = now;
+        if conn.eof {
+            return self.close(id);
+        }
+        conn.paused = false;
+        self.driver.shutdown(id);
+        self.driver.resume(id);
+        self.arm_conn(id.index() as u32);
+    }
+
+    /// Reads no further for now.
+    pub(crate) fn pause(&mut self, id: ConnId) {
+        if let Some(conn) = self.conn(id)
+            && !conn.paused
+        {
+            conn.paused = true;
+            self.driver.pause(id);
+        }
+    }
+
+    pub(crate) fn unpause(&mut self, id: ConnId) {
+        if let Some(conn) = self.conn(id)
+            && conn.paused
+        {
+            conn.paused = false;
+            self.driver.resume(id);
+        }
+    }
+
+    /// A TLS client towards an upstream begins its handshake.
+    pub(crate) fn begin_tls(&mut self, id: ConnId, tls: Tls) {
+        if let Some(conn) = self.conn(id) {
+            conn.secure = Secure::Tls(Box::new(tls));
+        }
+        self.mark(id);
+    }
+}

@@ -1,0 +1,392 @@
+//! The worker: one thread's loop over a driver's batches.
+//!
+//! A batch of completions is run to its end, then every connection that has something to say sends once, then the worker
+//! waits again. What an event causes elsewhere (a request to route again, input to parse again) goes through a queue, so
+//! that nothing recurses.
+//!
+//! The worker is one struct; what it does is told in files of one idea each: `downstream` (accepting, requests),
+//! `upstream` (connections to targets, responses), `relay` (bodies), `ending` (how things end), `deadlines`, `wire` (bytes
+//! in and out of a connection, TLS).
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use steady_http::Head;
+use steady_ring::{ConnId, Driver, Event, ListenerId, SendBuf, Time, Timers};
+
+use crate::conn::{Conn, Stage};
+use crate::exchange::{Exchange, Exchanges, Key};
+use crate::hash::KeyHash;
+use crate::limits::{Limits, Timeouts};
+use crate::plane::{Command, Seat};
+use crate::policy::{ParkKey, Policy};
+use crate::stats::Stats;
+use crate::upstream::Upstream;
+
+/// How one listener's connections begin.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    pub tls: bool,
+    /// The PROXY protocol's header (v1 or v2) is required on every connection.
+    pub proxy_protocol: bool,
+    /// The codecs' bounds for what comes in here.
+    pub limits: steady_http::Limits,
+}
+
+/// What a worker is built from.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub listeners: Vec<Listener>,
+    pub limits: Limits,
+    /// The codecs' bounds towards upstreams.
+    pub upstream_limits: steady_http::Limits,
+}
+
+/// Work that an event caused elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Todo {
+    /// Route this exchange.
+    Route(Key),
+    /// Give the codec of this connection another turn with its pending input.
+    Refeed(ConnId),
+}
+
+/// An entry of the timing wheel: a slot, whose present occupant says whether anything is due, and the time the entry was
+/// set for. An entry whose time is not the slot's any more is ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TimerKey {
+    pub slot: Slot,
+    pub at: Time,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Slot {
+    Conn(u32),
+    Exchange(u32),
+}
+
+pub(crate) struct ConnSlot {
+    pub conn: Option<Box<Conn>>,
+    /// When this slot's entry in the timing wheel fires; `Time::MAX` when it has none.
+    pub armed: Time,
+}
+
+pub(crate) struct ListenerState {
+    pub config: Listener,
+    pub codec_limits: Rc<steady_http::Limits>,
+    pub id: Option<ListenerId>,
+}
+
+/// See the module.
+pub struct Worker<D: Driver, P: Policy> {
+    pub(crate) driver: D,
+    pub(crate) policy: P,
+    pub(crate) seat: Seat<P>,
+    pub(crate) snapshot: Arc<P::Snapshot>,
+    pub(crate) version: u64,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) limits: Limits,
+    pub(crate) upstream_limits: Rc<steady_http::Limits>,
+    pub(crate) listeners: Vec<ListenerState>,
+    pub(crate) conns: Vec<ConnSlot>,
+    pub(crate) conns_open: usize,
+    pub(crate) exchanges: Exchanges<P::Ticket>,
+    /// Exchanges that are over, kept for their memory.
+    pub(crate) spares: Vec<Box<Exchange<P::Ticket>>>,
+    pub(crate) upstreams: HashMap<u64, Upstream, KeyHash>,
+    pub(crate) parked: HashMap<ParkKey, VecDeque<Key>, KeyHash>,
+    pub(crate) timers: Timers<TimerKey>,
+    /// Send buffers that came back.
+    pub(crate) buffers: Vec<Vec<u8>>,
+    pub(crate) dirty: Vec<ConnId>,
+    pub(crate) todo: VecDeque<Todo>,
+    events: Vec<Event>,
+    /// Where codecs put the head of the event at hand.
+    pub(crate) scratch: Head,
+    /// Where TLS puts what it decrypted.
+    pub(crate) plain: Vec<u8>,
+    pub(crate) tls_scratch: crate::tls::Scratch,
+    pub(crate) now: Time,
+    pub(crate) stats: Arc<Stats>,
+    /// Randomness that nothing depends on for safety (keys of WebSocket handshakes).
+    pub(crate) rng: fastrand::Rng,
+    pub(crate) draining_until: Option<Time>,
+}
+
+impl<D: Driver, P: Policy> std::fmt::Debug for Worker<D, P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Worker({} connections, {} exchanges)", self.conns_open, self.exchanges.len())
+    }
+}
+
+impl<D: Driver, P: Policy> Worker<D, P> {
+    /// A worker in its seat of a plane. `sockets` are the listeners of `config`, in its order.
+    ///
+    /// # Errors
+    /// When the driver cannot take a listener.
+    pub fn new(
+        driver: D,
+        mut policy: P,
+        seat: Seat<P>,
+        config: &Config,
+        sockets: Vec<D::Socket>,
+    ) -> io::Result<Worker<D, P>> {
+        seat.place(driver.waker());
+        let (version, snapshot) = seat.latest();
+        let timeouts = policy.published(&snapshot);
+        let now = driver.now();
+        let stats = seat.stats();
+        let listeners = config
+            .listeners
+            .iter()
+            .map(|listener| ListenerState {
+                config: listener.clone(),
+                codec_limits: Rc::new(listener.limits.clone()),
+                id: None,
+            })
+            .collect();
+        let mut worker = Worker {
+            driver,
+            policy,
+            seat,
+            snapshot,
+            version,
+            timeouts,
+            limits: config.limits.clone(),
+            upstream_limits: Rc::new(config.upstream_limits.clone()),
+            listeners,
+            conns: Vec::new(),
+            conns_open: 0,
+            exchanges: Exchanges::new(),
+            spares: Vec::new(),
+            upstreams: HashMap::default(),
+            parked: HashMap::default(),
+            timers: Timers::new(now),
+            buffers: Vec::new(),
+            dirty: Vec::new(),
+            todo: VecDeque::new(),
+            events: Vec::new(),
+            scratch: Head::new(),
+            plain: Vec::new(),
+            tls_scratch: crate::tls::Scratch::default(),
+            now,
+            stats,
+            rng: fastrand::Rng::new(),
+            draining_until: None,
+        };
+        for (index, socket) in sockets.into_iter().enumerate() {
+            worker.listeners[index].id = Some(worker.driver.listen(socket)?);
+        }
+        worker.seat.settled(version);
+        Ok(worker)
+    }
+
+    /// Runs until the plane stops it, or a drain has ended.
+    ///
+    /// # Errors
+    /// When the driver fails as a whole.
+    pub fn run(&mut self) -> io::Result<()> {
+        while self.turn(None)? {}
+        Ok(())
+    }
+
+    /// Waits for a batch, at most until `until` or the next deadline, and runs it to its end. `false`: there is nothing
+    /// more to do, ever.
+    ///
+    /// # Errors
+    /// When the driver fails as a whole.
+    pub fn turn(&mut self, until: Option<Time>) -> io::Result<bool> {
+        let deadline = [self.timers.next(), until, self.draining_until, self.policy.due()].into_iter().flatten().min();
+        let mut events = std::mem::take(&mut self.events);
+        self.driver.wait(deadline, &mut events)?;
+        self.now = self.driver.now();
+        self.refresh();
+        for event in events.drain(..) {
+            self.dispatch(event);
+            self.run_todo();
+        }
+        self.events = events;
+        self.expire();
+        self.run_todo();
+        self.flush_dirty();
+        self.policy.batch_ended(self.now);
+        self.stats.driver(&self.driver.stats());
+        Ok(!self.is_over())
+    }
+
+    fn dispatch(&mut self, event: Event) {
+        match event {
+            Event::Received { conn, buf } => self.received(conn, &buf),
+            Event::Sent { conn, buf } => self.sent(conn, buf),
+            Event::Accepted { listener, conn, peer } => self.accepted(listener, conn, peer),
+            Event::Connected { conn } => self.connected(conn),
+            Event::EndOfStream { conn } => self.end_of_stream(conn),
+            Event::Failed { conn, op, error } => self.failed(conn, op, &error),
+            Event::Closed { conn } => self.closed(conn),
+            Event::AcceptFailed { error, .. } => {
+                self.stats.accept_failed.add(1);
+                tracing::warn!(%error, "cannot accept connections for now; raise LimitNOFILE if this goes on");
+            }
+            Event::ListenerClosed { listener } => {
+                for state in &mut self.listeners {
+                    if state.id == Some(listener) {
+                        state.id = None;
+                    }
+                }
+            }
+            Event::Woken => {}
+        }
+    }
+
+    pub(crate) fn run_todo(&mut self) {
+        while let Some(todo) = self.todo.pop_front() {
+            match todo {
+                Todo::Route(key) => self.route(key),
+                Todo::Refeed(conn) => self.refeed(conn),
+            }
+        }
+    }
+
+    /// Takes a new snapshot into use, and whatever control asks for.
+    fn refresh(&mut self) {
+        if self.seat.version() != self.version {
+            let (version, snapshot) = self.seat.latest();
+            self.version = version;
+            self.timeouts = self.policy.published(&snapshot);
+            self.snapshot = snapshot;
+            self.stats.publications.add(1);
+            self.resume_ready();
+            self.run_todo();
+            self.seat.settled(version);
+        }
+        while let Some(command) = self.seat.command() {
+            match command {
+                Command::Drain { deadline } => self.drain(self.now + deadline),
+                Command::Cut(chosen) => self.cut(|ticket| chosen(ticket)),
+                Command::List(visit) => self.list(&visit),
+            }
+            self.run_todo();
+        }
+    }
+
+    /// Routes again what is parked and may go on under the new snapshot.
+    fn resume_ready(&mut self) {
+        let snapshot = Arc::clone(&self.snapshot);
+        let keys: Vec<ParkKey> = self.parked.keys().copied().collect();
+        for key in keys {
+            if self.policy.may_resume(&snapshot, key) {
+                self.resume(key);
+            }
+        }
+    }
+
+    pub(crate) fn conn(&mut self, id: ConnId) -> Option<&mut Conn> {
+        let conn = self.conns.get_mut(id.index())?.conn.as_deref_mut()?;
+        (conn.id == id).then_some(conn)
+    }
+
+    /// Puts a new connection into its slot.
+    pub(crate) fn insert(&mut self, conn: Conn) {
+        let index = conn.id.index();
+        if self.conns.len() <= index {
+            self.conns.resize_with(index + 1, || ConnSlot { conn: None, armed: Time::MAX });
+        }
+        debug_assert!(self.conns[index].conn.is_none(), "the driver reports Closed before it reuses a slot");
+        self.conns_open += 1;
+        let gauge = if conn.is_down() { &self.stats.connections_open } else { &self.stats.upstream_open };
+        gauge.add(1);
+        self.conns[index].conn = Some(Box::new(conn));
+        self.arm_conn(index as u32);
+    }
+
+    /// Makes sure that `conn.out` has memory before a codec writes to it, and that it is flushed after the batch.
+    pub(crate) fn touch(&mut self, id: ConnId) {
+        let Some(slot) = self.conns.get_mut(id.index()) else { return };
+        let Some(conn) = slot.conn.as_deref_mut().filter(|conn| conn.id == id) else { return };
+        if conn.out.capacity() == 0 {
+            conn.out = self.buffers.pop().unwrap_or_else(|| Vec::with_capacity(4096));
+        }
+        if !conn.dirty {
+            conn.dirty = true;
+            self.dirty.push(id);
+        }
+    }
+
+    /// Keeps a buffer for reuse.
+    pub(crate) fn spare(&mut self, mut buffer: Vec<u8>) {
+        let capacity = buffer.capacity();
+        if capacity > 0
+            && capacity <= self.limits.spare_buffer_bytes_max
+            && self.buffers.len() < self.limits.spare_buffers_max
+        {
+            buffer.clear();
+            self.buffers.push(buffer);
+        }
+    }
+
+    fn sent(&mut self, id: ConnId, buf: SendBuf) {
+        self.spare(buf.head);
+        let now = self.now;
+        let Some(conn) = self.conn(id) else { return };
+        conn.sending = false;
+        if conn.active() == 0 {
+            conn.since = now;
+        }
+        let starved = std::mem::take(&mut conn.starved);
+        self.mark(id);
+        if starved {
+            self.pump_all(id);
+        }
+    }
+
+    /// Has the connection looked at when the batch is over, without giving it memory.
+    pub(crate) fn mark(&mut self, id: ConnId) {
+        if let Some(conn) = self.conn(id)
+            && !conn.dirty
+        {
+            conn.dirty = true;
+            self.dirty.push(id);
+        }
+    }
+
+    fn is_over(&mut self) -> bool {
+        if self.seat.is_stopped() {
+            return true;
+        }
+        let Some(until) = self.draining_until else { return false };
+        let late = self.now >= until;
+        if late {
+            self.cut_all();
+        }
+        let over = late || self.exchanges.len() == 0 && self.stats.connections_open.value() == 0;
+        if over {
+            self.seat.drained();
+        }
+        over
+    }
+
+    /// Connections open now, of either side.
+    pub fn connections(&self) -> usize {
+        self.conns_open
+    }
+
+    /// Exchanges under way now.
+    pub fn exchanges(&self) -> usize {
+        self.exchanges.len()
+    }
+
+    pub fn driver(&self) -> &D {
+        &self.driver
+    }
+
+    pub fn policy(&self) -> &P {
+        &self.policy
+    }
+
+    /// Whether a connection may still take part in exchanges.
+    pub(crate) fn is_usable(&mut self, id: ConnId) -> bool {
+        self.conn(id).is_some_and(|conn| conn.stage == Stage::Open)
+    }
+}

@@ -89,6 +89,9 @@ pub trait Plane: Send + Sync {
     /// Requests of this application that are with its process now, over all workers (tunnels and streams included).
     fn in_flight(&self, app: &str) -> u64;
 
+    /// Those of them that are with one process of it: during a change of versions the old one ends when it has none.
+    fn in_flight_of(&self, app: &str, instance: u64) -> u64;
+
     /// Requests of this application that are parked now, over all workers.
     fn parked(&self, app: &str) -> u64;
 

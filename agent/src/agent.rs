@@ -1,0 +1,293 @@
+//! The control side as a whole: opening the state folder, running, and stopping in the right order.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::future::Future;
+use std::io::{self, Read, Seek, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use time::OffsetDateTime;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::api::{self, Api, Facts, Token};
+use crate::bundle::Bundles;
+use crate::config::Config;
+use crate::gate::{Apps, Notice, Plane};
+use crate::host::{self, Host};
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::records::{Record, Records, replace_file};
+use crate::supervise::spawner::Spawner;
+use crate::supervise::{Board, Counters, Dirs, PlaneRef, Shared, leftovers, process};
+
+const PRELOAD: &str = include_str!("preload.ts");
+/// Octets of a unix socket's path, with its closing zero (unix(7)).
+const SOCKET_PATH_MAX: usize = 108;
+/// `/` + 20 digits + `.sock` + the closing zero.
+const SOCKET_NAME_OCTETS: usize = 27;
+/// Between two looks whether the workers have drained.
+const DRAINED_LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Why the agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{dir} is in use by another agent ({holder}); stop it, or give this one another state_dir")]
+    Held { dir: PathBuf, holder: String },
+    #[error("{what} {path}: {source}")]
+    Path { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("processes of an earlier agent are still there: {0}; nothing is started beside them")]
+    Leftovers(io::Error),
+    #[error("the records of this host cannot be read: {0}")]
+    Records(io::Error),
+    #[error("control.addr {addr} cannot be listened on: {source}")]
+    Listen { addr: SocketAddr, source: io::Error },
+    #[error("no thread can be started: {0}")]
+    Thread(io::Error),
+    #[error("the API has ended: {0}")]
+    Serve(io::Error),
+}
+
+fn at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Path { what, path, source }
+}
+
+/// An agent that has taken its state folder and its control port, and runs nothing yet.
+#[derive(Debug)]
+pub struct Agent {
+    config: Config,
+    limits: Limits,
+    dirs: Dirs,
+    mark: String,
+    token: Token,
+    bundles: Bundles,
+    records: Records,
+    known: Vec<Record>,
+    listener: TcpListener,
+    leftovers_killed: usize,
+    _lock: File,
+}
+
+impl Agent {
+    /// Takes the lock, ends what a predecessor left running, reads the records, and binds the control port. Blocks for
+    /// as long as leftovers take to end.
+    pub async fn open(config: Config) -> Result<Self, Error> {
+        Self::open_with(config, Limits::default()).await
+    }
+
+    /// Like [`Agent::open`], with limits of the caller's own.
+    pub async fn open_with(config: Config, limits: Limits) -> Result<Self, Error> {
+        let dir = std::path::absolute(&config.state_dir).map_err(at("state_dir", &config.state_dir))?;
+        private_folder(&dir)?;
+        let lock = lock(&dir)?;
+        let mark = read_or_make(&dir.join("mark"))?;
+        let dirs = Dirs {
+            apps: dir.join("apps"),
+            run: dir.join("run"),
+            sockets: socket_folder(&dir, &mark)?,
+            preload: dir.join("preload.ts"),
+        };
+        private_folder(&dirs.apps)?;
+        private_folder(&dirs.run)?;
+        let leftovers_killed = leftovers::kill_leftovers(&dirs.run, &mark).map_err(Error::Leftovers)?;
+        if leftovers_killed > 0 {
+            tracing::warn!(count = leftovers_killed, "processes of an earlier agent were still running and were ended");
+        }
+        clear_sockets(&dirs.sockets)?;
+        replace_file(&dir, "preload.ts", PRELOAD.as_bytes()).map_err(at("cannot write", &dirs.preload))?;
+        let token = Token::new(read_or_make(&config.token_file)?);
+        let bundles = Bundles::open(&dir, config.bundles.clone()).map_err(at("cannot use", &dir))?;
+        let records = Records::new(dirs.apps.clone());
+        let known = records.load_all().map_err(Error::Records)?;
+        let addr = config.control_addr;
+        let listener = TcpListener::bind(addr).await.map_err(|source| Error::Listen { addr, source })?;
+        Ok(Self { config, limits, dirs, mark, token, bundles, records, known, listener, leftovers_killed, _lock: lock })
+    }
+
+    /// Where the API listens.
+    pub fn control_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// What this host knows it owns: the workers' first truth, before they accept anything.
+    pub fn apps(&self) -> Apps {
+        host::apps_of(&self.known, &self.config.apps)
+    }
+
+    /// Runs until `shutdown`, then drains the workers, stops every application, and returns. `addr` and `io` are what the
+    /// data path is bound to and runs on.
+    pub async fn run(
+        self,
+        plane: Arc<dyn Plane>,
+        notices: mpsc::Receiver<Notice>,
+        addr: String,
+        io: String,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), Error> {
+        let first = self.apps();
+        let plane = PlaneRef(plane);
+        let counters = Counters::default();
+        counters.leftovers_killed.add(self.leftovers_killed as u64);
+        let drain_timeout = self.config.apps.drain_timeout;
+        let shared = Arc::new(Shared {
+            config: self.config.apps,
+            limits: self.limits,
+            dirs: self.dirs,
+            host_name: self.config.name,
+            state_mark: self.mark,
+            spawner: Spawner::start().map_err(Error::Thread)?,
+            bundles: self.bundles,
+            records: self.records,
+            plane: plane.clone(),
+            board: Board::new(plane.clone(), first),
+            ports: process::Ports::default(),
+            counters,
+            instances: AtomicU64::new(first_instance(SystemTime::now())),
+        });
+        shared.board.publish_all();
+        let host = Host::start(shared, self.known);
+        let facts = Facts { addr, io, started_at: OffsetDateTime::now_utc() };
+        let api = Api { host: Arc::clone(&host), metrics: Metrics::default(), token: self.token, facts };
+        let (end_api, api_ends) = oneshot::channel::<()>();
+        let router = api::router(Arc::new(api));
+        let listener = self.listener;
+        let mut served = tokio::spawn(async move {
+            let ends = async { drop(api_ends.await) };
+            tokio::select! {
+                served = axum::serve(listener, router) => served,
+                () = ends => Ok(()),
+            }
+        });
+        let (heeding, collecting) = (Arc::clone(&host), Arc::clone(&host));
+        let heeding = tokio::spawn(async move { heeding.heed(notices).await });
+        let collecting = tokio::spawn(async move { collecting.collect().await });
+        let ended = tokio::select! {
+            () = shutdown => Ok(()),
+            served = &mut served => match served {
+                Ok(Ok(())) => Err(Error::Serve(io::Error::other("it returned"))),
+                Ok(Err(error)) => Err(Error::Serve(error)),
+                Err(error) => Err(Error::Serve(io::Error::other(error))),
+            },
+        };
+        tracing::info!("stopping: the workers drain first, then the applications end");
+        plane.drain(drain_timeout);
+        let until = tokio::time::Instant::now() + drain_timeout;
+        while !plane.is_drained() && tokio::time::Instant::now() < until {
+            tokio::time::sleep(DRAINED_LOOK_EVERY).await;
+        }
+        collecting.abort();
+        heeding.abort();
+        // Before the applications: nothing may be placed while they are stopped.
+        let _ = end_api.send(());
+        if ended.is_ok() {
+            let _ = served.await;
+        }
+        host.stop().await;
+        ended
+    }
+}
+
+/// Opens and runs an agent: [`Agent::open`] and [`Agent::run`] in one, for callers that need nothing between.
+pub async fn run(
+    config: Config,
+    plane: Arc<dyn Plane>,
+    notices: mpsc::Receiver<Notice>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let (addr, io) = (config.data_addr.to_string(), format!("{:?}", config.io).to_lowercase());
+    Agent::open(config).await?.run(plane, notices, addr, io, shutdown).await
+}
+
+/// Makes a folder that only we may enter, with those above it.
+fn private_folder(dir: &Path) -> Result<(), Error> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at("cannot make the folder", dir))?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(at("cannot make private", dir))
+}
+
+/// One agent a state folder. The lock ends with the process, however it ends.
+fn lock(dir: &Path) -> Result<File, Error> {
+    let path = dir.join("lock");
+    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let mut file = opened.map_err(at("cannot open", &path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            // Who it is is a help; that somebody is, is certain.
+            let _ = file.read_to_string(&mut holder);
+            let holder = if holder.is_empty() { "unknown".to_owned() } else { holder.trim().to_owned() };
+            return Err(Error::Held { dir: dir.to_owned(), holder });
+        }
+        Err(TryLockError::Error(source)) => return Err(Error::Path { what: "cannot lock", path, source }),
+    }
+    let written =
+        file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "pid {}", std::process::id()));
+    written.map_err(at("cannot write", &path))?;
+    Ok(file)
+}
+
+/// A secret text from a 0600 file; made of 256 random bits when there is none.
+fn read_or_make(path: &Path) -> Result<String, Error> {
+    match fs::read_to_string(path) {
+        Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(at("cannot read", path)(error)),
+    }
+    let mut random = [0; 32];
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut random))
+        .map_err(at("no randomness for", path))?;
+    let text = crate::bundle::hex(&random);
+    let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+    let written = opened.and_then(|mut file| writeln!(file, "{text}").and_then(|()| file.sync_all()));
+    written.map_err(at("cannot write", path))?;
+    Ok(text)
+}
+
+/// Where Bun applications listen. A unix socket's path is short, and a state folder's may not be: then a folder of ours
+/// under XDG_RUNTIME_DIR or /tmp.
+fn socket_folder(state_dir: &Path, mark: &str) -> Result<PathBuf, Error> {
+    let fits = |dir: &Path| dir.as_os_str().len() + SOCKET_NAME_OCTETS <= SOCKET_PATH_MAX;
+    let own = state_dir.join("sock");
+    if fits(&own) {
+        private_folder(&own)?;
+        return Ok(own);
+    }
+    let name = format!("steady-{}", &mark[..mark.len().min(16)]);
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(|dir| Path::new(&dir).join(&name)).filter(|dir| fits(dir));
+    let dir = runtime.unwrap_or_else(|| Path::new("/tmp").join(&name));
+    match DirBuilder::new().mode(0o700).create(&dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(at("cannot make the folder", &dir)(error));
+        }
+        _ => {}
+    }
+    // Others can write to /tmp: it must be a folder of ours, and no link to another.
+    let meta = fs::symlink_metadata(&dir).map_err(at("cannot look at", &dir))?;
+    let ours = fs::metadata(state_dir).map_err(at("cannot look at", state_dir))?.uid();
+    if !meta.is_dir() || meta.uid() != ours || meta.mode() & 0o077 != 0 {
+        let source = io::Error::other("it is there already and is not a private folder of ours; remove it");
+        return Err(Error::Path { what: "cannot use", path: dir, source });
+    }
+    Ok(dir)
+}
+
+fn clear_sockets(dir: &Path) -> Result<(), Error> {
+    let entries = fs::read_dir(dir).map_err(at("cannot read", dir))?;
+    for entry in entries.flatten() {
+        fs::remove_file(entry.path()).map_err(at("cannot remove", &entry.path()))?;
+    }
+    Ok(())
+}
+
+/// Instances grow over restarts of the agent, and fit a JSON number: a thousand starts a millisecond.
+fn first_instance(now: SystemTime) -> u64 {
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(0).saturating_mul(1000)
+}

@@ -1,0 +1,332 @@
+//! The agent's configuration: one TOML file, every fault of it told at once (docs/configuration.md).
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use steady_ring::Addr;
+
+use crate::toml_read::{self, Fault, Reader};
+
+/// Which driver the workers run on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Io {
+    #[default]
+    Auto,
+    Uring,
+    Epoll,
+}
+
+/// How the daemon's own log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// The whole file, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// This host's name, as the edge knows it.
+    pub name: String,
+    pub state_dir: PathBuf,
+    /// 0: one per core that this process may use.
+    pub workers: usize,
+    pub io: Io,
+    /// Where edges forward to (h2c).
+    pub data_addr: Addr,
+    pub control_addr: SocketAddr,
+    /// Made (0600) when it is not there.
+    pub token_file: PathBuf,
+    pub apps: AppsConfig,
+    pub bundles: BundleLimits,
+    pub log: LogConfig,
+}
+
+/// `[apps]`: what holds for every application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppsConfig {
+    /// The Bun to run TypeScript with: a path, or a name that is looked for in PATH.
+    pub bun: String,
+    /// Requests that may wait for one application.
+    pub queue_max: u32,
+    pub queue_wait: Duration,
+    /// From spawn to the first HTTP answer.
+    pub start_timeout: Duration,
+    /// From SIGTERM to SIGKILL.
+    pub stop_timeout: Duration,
+    /// For the requests of an old version, of a removed application, and of this daemon when it stops.
+    pub drain_timeout: Duration,
+    pub response_timeout: Duration,
+    pub log_bytes_max: u64,
+    /// Files of one application's log, the current one included.
+    pub log_files_max: u32,
+    /// Applications that this host takes.
+    pub apps_max: usize,
+}
+
+/// `[bundles]`: what a folder that is sent here may be. They answer to a compression bomb and to a full disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BundleLimits {
+    pub bytes_max: u64,
+    pub unpacked_bytes_max: u64,
+    pub files_max: u64,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// The request log, JSON lines; `-` is standard output; `None`: not written.
+    pub requests: Option<PathBuf>,
+    pub format: LogFormat,
+    pub level: String,
+}
+
+impl Default for AppsConfig {
+    fn default() -> Self {
+        Self {
+            bun: "bun".to_owned(),
+            queue_max: 1000,
+            queue_wait: Duration::from_secs(30),
+            start_timeout: Duration::from_secs(30),
+            stop_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(30),
+            response_timeout: Duration::from_secs(60),
+            log_bytes_max: 10 << 20,
+            log_files_max: 5,
+            apps_max: 10_000,
+        }
+    }
+}
+
+impl Default for BundleLimits {
+    fn default() -> Self {
+        Self { bytes_max: 512 << 20, unpacked_bytes_max: 2 << 30, files_max: 200_000 }
+    }
+}
+
+/// A configuration that cannot be used: everything that is wrong with it.
+#[derive(Debug)]
+pub struct ConfigError {
+    pub path: Option<PathBuf>,
+    pub faults: Vec<Fault>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.path {
+            Some(path) => write!(f, "{} cannot be used:", path.display())?,
+            None => f.write_str("the configuration cannot be used:")?,
+        }
+        self.faults.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Reads and checks a file. The error tells every fault.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let in_file = |faults| ConfigError { path: Some(path.to_owned()), faults };
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            in_file(vec![Fault { key: String::new(), message: format!("it cannot be read: {error}") }])
+        })?;
+        text.parse().map_err(|error: ConfigError| in_file(error.faults))
+    }
+}
+
+impl FromStr for Config {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let table = toml_read::parse(text).map_err(|fault| ConfigError { path: None, faults: vec![fault] })?;
+        let mut faults = Vec::new();
+        let config = read(table, &mut faults);
+        match config {
+            Some(config) if faults.is_empty() => Ok(config),
+            _ => Err(ConfigError { path: None, faults }),
+        }
+    }
+}
+
+fn read(table: toml::Table, faults: &mut Vec<Fault>) -> Option<Config> {
+    let mut reader = Reader::new(table, faults);
+    let name = reader.text_required("name", "h1");
+    if let Some(name) = &name
+        && !is_host_name(name)
+    {
+        reader.fault::<()>("name", "must be 1 to 63 letters, digits, dots or dashes".to_owned());
+    }
+    let state_dir = reader.text_required("state_dir", "/var/lib/steady/agent").map(PathBuf::from);
+    let workers = reader.number("workers", 0, 1024).unwrap_or(0) as usize;
+    let io = reader.parsed("io", read_io).unwrap_or_default();
+    let data_addr = reader.section("data", |data| {
+        data.text_required("addr", "0.0.0.0:9911")
+            .and_then(|text| text.parse().map_err(|error| data.fault::<()>("addr", error)).ok())
+    });
+    let (control_addr, token_file) = reader.section("control", |control| {
+        let addr = control.text_required("addr", "127.0.0.1:9912").and_then(|text| {
+            let parsed = text.parse();
+            parsed
+                .map_err(|_| control.fault::<()>("addr", format!("`{text}` is not IP:PORT, like 127.0.0.1:9912")))
+                .ok()
+        });
+        (addr, control.text("token_file").map(PathBuf::from))
+    });
+    let apps = reader.section("apps", read_apps);
+    let bundles = reader.section("bundles", read_bundles);
+    let log = reader.section("log", read_log);
+    reader.finish();
+    let state_dir = state_dir?;
+    let token_file = token_file.unwrap_or_else(|| state_dir.join("token"));
+    Some(Config {
+        name: name?,
+        state_dir,
+        workers,
+        io,
+        data_addr: data_addr?,
+        control_addr: control_addr?,
+        token_file,
+        apps,
+        bundles,
+        log,
+    })
+}
+
+fn read_apps(apps: &mut Reader<'_>) -> AppsConfig {
+    let default = AppsConfig::default();
+    let read = AppsConfig {
+        bun: apps.text("bun").unwrap_or(default.bun),
+        queue_max: apps.number("queue_max", 0, 1_000_000).map_or(default.queue_max, |n| n as u32),
+        queue_wait: apps.duration("queue_wait").unwrap_or(default.queue_wait),
+        start_timeout: apps.duration("start_timeout").unwrap_or(default.start_timeout),
+        stop_timeout: apps.duration("stop_timeout").unwrap_or(default.stop_timeout),
+        drain_timeout: apps.duration("drain_timeout").unwrap_or(default.drain_timeout),
+        response_timeout: apps.duration("response_timeout").unwrap_or(default.response_timeout),
+        log_bytes_max: apps.size("log_bytes_max").unwrap_or(default.log_bytes_max),
+        log_files_max: apps.number("log_files_max", 1, 1000).map_or(default.log_files_max, |n| n as u32),
+        apps_max: apps.number("apps_max", 1, 1_000_000).map_or(default.apps_max, |n| n as usize),
+    };
+    if read.start_timeout.is_zero() {
+        apps.fault::<()>("start_timeout", "must be longer than 0: nothing would ever start".to_owned());
+    }
+    if read.log_bytes_max < 4096 {
+        apps.fault::<()>("log_bytes_max", "must be at least 4KiB: each file would hold next to nothing".to_owned());
+    }
+    read
+}
+
+fn read_bundles(bundles: &mut Reader<'_>) -> BundleLimits {
+    let default = BundleLimits::default();
+    BundleLimits {
+        bytes_max: bundles.size("bytes_max").unwrap_or(default.bytes_max),
+        unpacked_bytes_max: bundles.size("unpacked_bytes_max").unwrap_or(default.unpacked_bytes_max),
+        files_max: bundles.number("files_max", 1, u64::from(u32::MAX)).unwrap_or(default.files_max),
+    }
+}
+
+fn read_log(log: &mut Reader<'_>) -> LogConfig {
+    LogConfig {
+        requests: log.text("requests").map(PathBuf::from),
+        format: log
+            .parsed("format", |text| match text {
+                "text" => Ok(LogFormat::Text),
+                "json" => Ok(LogFormat::Json),
+                _ => Err(format!("`{text}` is not one of: text, json")),
+            })
+            .unwrap_or_default(),
+        level: log.text("level").unwrap_or_else(|| "info".to_owned()),
+    }
+}
+
+fn read_io(text: &str) -> Result<Io, String> {
+    match text {
+        "auto" => Ok(Io::Auto),
+        "uring" => Ok(Io::Uring),
+        "epoll" => Ok(Io::Epoll),
+        _ => Err(format!("`{text}` is not one of: auto, uring, epoll")),
+    }
+}
+
+fn is_host_name(name: &str) -> bool {
+    (1..=63).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAST: &str = r#"
+        name = "h1"
+        state_dir = "/var/lib/steady/agent"
+        [data]
+        addr = "0.0.0.0:9911"
+        [control]
+        addr = "127.0.0.1:9912"
+    "#;
+
+    #[test]
+    fn the_least_file_gets_every_default() {
+        let config: Config = LEAST.parse().unwrap();
+        assert_eq!(config.apps, AppsConfig::default());
+        assert_eq!(config.bundles, BundleLimits::default());
+        assert_eq!(config.token_file, Path::new("/var/lib/steady/agent/token"));
+        assert_eq!(config.io, Io::Auto);
+    }
+
+    #[test]
+    fn the_documented_example_is_read_as_documented() {
+        let page = include_str!("../../docs/configuration.md");
+        let example = page.split("## The host").nth(1).unwrap().split("```toml").nth(1).unwrap();
+        let config: Config = example.split("```").next().unwrap().parse().unwrap();
+        assert_eq!(config.apps, AppsConfig::default());
+        assert_eq!(config.bundles, BundleLimits::default());
+        assert_eq!(config.log.requests.as_deref(), Some(Path::new("/var/log/steady/requests.jsonl")));
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once_with_its_key_and_what_to_do() {
+        let error = r#"
+            io = "kqueue"
+            colour = "blue"
+            [data]
+            addr = "somewhere"
+            [apps]
+            queue_wait = "10"
+            que_max = 5
+            log_bytes_max = 1
+        "#
+        .parse::<Config>()
+        .unwrap_err()
+        .to_string();
+        for part in [
+            "name: is missing: write name = \"h1\"",
+            "state_dir: is missing",
+            "io: `kqueue` is not one of: auto, uring, epoll",
+            "colour: is not a known key",
+            "data.addr: `somewhere` is not an address",
+            "control.addr: is missing",
+            "apps.queue_wait: \"10\" is not a duration",
+            "apps.que_max: is not a known key",
+            "apps.log_bytes_max: must be at least 4KiB",
+        ] {
+            assert!(error.contains(part), "{part:?} is not in:\n{error}");
+        }
+    }
+
+    #[test]
+    fn a_slip_of_one_letter_is_answered_with_the_key_that_was_meant() {
+        let error = format!("{LEAST}[apps]\nqueue-max = 5\nbunn = \"x\"").parse::<Config>().unwrap_err().to_string();
+        assert!(error.contains("apps.queue-max: is not a known key; did you mean `queue_max`?"), "{error}");
+        assert!(error.contains("did you mean `bun`?"), "{error}");
+    }
+
+    #[test]
+    fn what_is_not_toml_says_where() {
+        let error = "name = \n".parse::<Config>().unwrap_err().to_string();
+        assert!(error.contains("line 1"), "{error}");
+    }
+}

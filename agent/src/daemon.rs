@@ -1,0 +1,137 @@
+//! `steady agent`: from a configuration file to a running host.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use serde_json::json;
+use steady_proxy::log::{LogHandle, LogSink};
+use steady_proxy::{Blueprint, Limits, Listener, daemon};
+use steady_ring::Addr;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::agent::Agent;
+use crate::config::{Config, Io as IoChoice, LogFormat};
+use crate::data::DataPlane;
+use crate::gate::Plane;
+
+/// Notices of the workers that may wait for control. Past it the next request for the application repeats its own.
+const NOTICES_MAX: usize = 1024;
+
+/// Runs the agent of this file, or with `check` only says what is wrong with it.
+pub fn main(file: &Path, check: bool) -> ExitCode {
+    let config = match Config::load(file) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if check {
+        println!("{}: good", file.display());
+        return ExitCode::SUCCESS;
+    }
+    daemon::start_log(config.log.format == LogFormat::Json, &config.log.level);
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let served = match builder.worker_threads(1).thread_name("control").enable_all().build() {
+        Ok(runtime) => runtime.block_on(serve(config)),
+        Err(error) => Err(format!("the control side's runtime cannot be started: {error}")),
+    };
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            tracing::error!("{reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(config: Config) -> Result<(), String> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+    daemon::raise_descriptors();
+    let io = daemon::Io::choose(match config.io {
+        IoChoice::Auto => steady_ring::Choice::Auto,
+        IoChoice::Uring => steady_ring::Choice::Uring,
+        IoChoice::Epoll => steady_ring::Choice::Epoll,
+    })?;
+    let log = config.log.requests.as_deref().map(|path| {
+        LogSink::open(path).map_err(|error| format!("the request log {} cannot be opened: {error}", path.display()))
+    });
+    let log = log.transpose()?;
+    let reopening = log.as_ref().map(LogSink::handle).map(|handle| tokio::spawn(reopen_on_hangup(handle)));
+
+    // What an earlier agent left is ended, and what this host owns is known, before anybody can connect.
+    let (workers, data, state_dir) =
+        (daemon::workers(config.workers), config.data_addr.clone(), config.state_dir.clone());
+    let agent = Agent::open(config).await.map_err(|error| error.to_string())?;
+    let control = agent.control_addr().map_err(|error| error.to_string())?;
+    let (socket, data) = match data {
+        Addr::Tcp(addr) => daemon::listen(addr).map(|(socket, addr)| (socket, Addr::Tcp(addr)))?,
+        Addr::Unix(path) => {
+            let socket = steady_ring::listen_unix(&path, 1024);
+            (socket.map_err(|error| format!("cannot listen on {}: {error}", path.display()))?, Addr::Unix(path))
+        }
+    };
+    let plane = Arc::new(DataPlane::new(workers));
+    plane.publish(Arc::new(agent.apps()));
+    let (notices_in, notices) = mpsc::channel(NOTICES_MAX);
+    let worker = steady_proxy::Config {
+        listeners: vec![Listener { tls: false, proxy_protocol: false, limits: edge_limits() }],
+        limits: Limits::default(),
+        upstream_limits: steady_http::Limits::default(),
+    };
+    let blueprint =
+        Blueprint { uring: io.uring, ring: steady_ring::Config::default(), worker, sockets: vec![socket], pin: false };
+    let fleet = plane.start(blueprint, notices_in, steady_proxy::Timeouts::default(), log.as_ref());
+    let fleet = fleet.map_err(|error| format!("the workers cannot be started: {error}"))?;
+
+    let ready = state_dir.join("ready.json");
+    let told = json!({ "pid": std::process::id(), "data": data.to_string(), "control": control });
+    daemon::write_whole(&ready, told.to_string().as_bytes())
+        .map_err(|error| format!("{}: {error}", ready.display()))?;
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let io = io.name().to_owned();
+    let ended = agent.run(Arc::clone(&plane) as Arc<dyn Plane>, notices, data.to_string(), io, stop).await;
+    // Nobody should take a stale file for a running agent; one that is gone already is as good.
+    let _ = std::fs::remove_file(&ready);
+    if let Some(reopening) = reopening {
+        reopening.abort();
+    }
+    plane.stop();
+    if let Err(error) = fleet.join() {
+        tracing::error!(%error, "a worker ended badly");
+    }
+    ended.map_err(|error| error.to_string())
+}
+
+/// What edges may do on a connection that they share among all their clients: more of everything that a single client
+/// would be suspected for.
+fn edge_limits() -> steady_http::Limits {
+    steady_http::Limits {
+        // The edge adds fields to heads that were at its own limit.
+        head_bytes_max: 48 * 1024,
+        fields_max: 160,
+        streams_max: 1024,
+        // Clients that leave are resets here.
+        resets_max: 100_000,
+        provoked_resets_max: 10_000,
+        control_frames_max: 100_000,
+        stream_window: 64 * 1024,
+        connection_window: 16 * 1024 * 1024,
+        ..steady_http::Limits::default()
+    }
+}
+
+async fn reopen_on_hangup(log: LogHandle) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    while hangup.recv().await.is_some() {
+        log.reopen();
+    }
+}

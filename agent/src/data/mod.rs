@@ -1,0 +1,107 @@
+//! The workers' side of the agent: the policy that finds the process for a request, and [`DataPlane`], which control
+//! holds of it.
+
+mod counts;
+mod policy;
+mod request_log;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use steady_proxy::sample::Samples;
+use steady_proxy::{Command, Fleet};
+use tokio::sync::mpsc;
+
+pub use self::counts::View;
+pub use self::policy::AgentPolicy;
+
+use self::counts::Ledger;
+use crate::gate::{Apps, Notice, Plane};
+
+/// The workers, as control sees them.
+#[derive(Debug)]
+pub struct DataPlane {
+    plane: steady_proxy::Plane<AgentPolicy>,
+    ledger: Ledger,
+}
+
+impl DataPlane {
+    /// A plane for `workers` workers, with no application yet.
+    pub fn new(workers: usize) -> DataPlane {
+        let plane = steady_proxy::Plane::new(workers, Arc::new(View::default()));
+        DataPlane { plane, ledger: Ledger::new(workers) }
+    }
+
+    /// Starts the workers. What they have to tell goes to `notices`.
+    ///
+    /// # Errors
+    /// When a thread or a driver cannot be had.
+    pub fn start(
+        &self,
+        blueprint: steady_proxy::Blueprint,
+        notices: mpsc::Sender<Notice>,
+        timeouts: steady_proxy::Timeouts,
+        log: Option<&steady_proxy::log::LogSink>,
+    ) -> std::io::Result<Fleet> {
+        let writers: Vec<_> = (0..self.plane.seats()).map(|_| log.map(|sink| sink.writer())).collect();
+        let writers = Arc::new(std::sync::Mutex::new(writers));
+        Fleet::start(&self.plane, blueprint, move |worker| {
+            let writer = writers.lock().ok().and_then(|mut writers| writers.get_mut(worker)?.take());
+            AgentPolicy::new(worker, notices.clone(), timeouts, writer)
+        })
+    }
+
+    /// Ends the workers after their batch.
+    pub fn stop(&self) {
+        self.plane.stop();
+    }
+}
+
+impl Plane for DataPlane {
+    fn publish(&self, apps: Arc<Apps>) -> u64 {
+        self.plane.publish(Arc::new(self.ledger.view(&apps)))
+    }
+
+    fn settled(&self) -> u64 {
+        self.plane.settled()
+    }
+
+    fn in_flight(&self, app: &str) -> u64 {
+        self.ledger.in_flight(app, None)
+    }
+
+    fn in_flight_of(&self, app: &str, instance: u64) -> u64 {
+        self.ledger.in_flight(app, Some(instance))
+    }
+
+    fn parked(&self, app: &str) -> u64 {
+        self.ledger.parked(app)
+    }
+
+    fn cut(&self, app: &str) {
+        let name: Arc<str> = app.into();
+        // A full queue empties within a batch of the worker.
+        while !self.plane.command(&Command::Cut(cut_chooser(&name))) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn drain(&self, deadline: Duration) {
+        while !self.plane.command(&Command::Drain { deadline }) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        self.plane.is_drained()
+    }
+
+    fn samples(&self) -> Vec<Arc<dyn Samples + Send + Sync>> {
+        self.plane.stats().into_iter().map(|stats| stats as Arc<dyn Samples + Send + Sync>).collect()
+    }
+}
+
+fn cut_chooser(name: &Arc<str>) -> steady_proxy::Chosen<policy::Ticket> {
+    let name = Arc::clone(name);
+    Arc::new(move |ticket: &policy::Ticket| ticket.is_for(&name))
+}

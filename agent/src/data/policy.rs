@@ -1,0 +1,310 @@
+//! The agent's policy: which process a request goes to, or where it waits.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use steady_http::{Head, Method, Name};
+use steady_proxy::log::LogWriter;
+use steady_proxy::{
+    AttemptEnd, Decision, Judgement, ParkKey, Policy, Record, Refusal, Reply, Request, Target, Timeouts, Timing,
+};
+use steady_ring::Time;
+use steady_timing::RequestTiming;
+use tokio::sync::mpsc;
+
+use super::counts::{Seen, View};
+use super::request_log;
+use crate::gate::{Generation, Notice, Process, Protocol, Role};
+
+/// Marks a refusal as the agent's own, so that the edge knows that the request was not begun.
+const REFUSED: &[u8] = Name::SteadyRefused.as_bytes();
+/// A process is on this machine: a connect that takes longer will not come.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// See the module. One a worker.
+#[derive(Debug)]
+pub struct AgentPolicy {
+    worker: usize,
+    notices: mpsc::Sender<Notice>,
+    timeouts: Timeouts,
+    apps: HashMap<Arc<str>, Rc<Local>>,
+    /// Parking places, by key.
+    places: HashMap<ParkKey, Arc<str>>,
+    log: Option<LogWriter>,
+    scratch: Vec<u8>,
+}
+
+/// An application as this worker sees it, between two publications.
+#[derive(Debug)]
+struct Local {
+    seen: Seen,
+    /// Control has been asked to start it, and will publish when it has.
+    woken: std::cell::Cell<bool>,
+    /// The process that was ready refused a connection: wait for another.
+    broken: std::cell::Cell<bool>,
+    /// What is parked should be routed again under this publication.
+    changed: bool,
+}
+
+/// What the policy remembers of a request.
+#[derive(Debug, Default)]
+pub struct Ticket {
+    app: Option<Rc<Local>>,
+    generation: Generation,
+    probe: bool,
+    /// Counted as in flight, with this application.
+    counted: Option<Rc<Local>>,
+    parked: Option<Rc<Local>>,
+    /// The deadline of its first parking, which later ones keep.
+    until: Option<Time>,
+}
+
+impl Ticket {
+    /// Whether it is with a process of this application.
+    pub(super) fn is_for(&self, name: &str) -> bool {
+        self.counted.as_ref().is_some_and(|local| &*local.seen.app.name == name)
+    }
+
+    pub(super) fn app(&self) -> Option<&str> {
+        self.app.as_ref().map(|local| &*local.seen.app.name)
+    }
+}
+
+impl AgentPolicy {
+    pub(super) fn new(
+        worker: usize,
+        notices: mpsc::Sender<Notice>,
+        timeouts: Timeouts,
+        log: Option<LogWriter>,
+    ) -> AgentPolicy {
+        AgentPolicy {
+            worker,
+            notices,
+            timeouts,
+            apps: HashMap::new(),
+            places: HashMap::new(),
+            log,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// A refusal that the edge takes as "not begun, try elsewhere".
+    fn refuse(why: &'static [u8]) -> Decision {
+        Decision::Reply(Reply::Bare { status: 421, field: Some((REFUSED, why.to_vec())) })
+    }
+
+    /// Has the request wait, within the application's bounds.
+    fn park(&mut self, local: &Rc<Local>, request: &mut Request<'_, Ticket>, refusal: Refusal) -> Decision {
+        let app = &local.seen.app;
+        let until = *request.ticket.until.get_or_insert(request.now + app.queue_wait);
+        if until <= request.now {
+            return Decision::Reply(Reply::Refuse(refusal));
+        }
+        if local.seen.parked.sum() >= u64::from(app.queue_max) {
+            return Decision::Reply(Reply::Refuse(Refusal::QueueFull));
+        }
+        local.seen.parked.of(self.worker).add(1);
+        request.ticket.parked = Some(Rc::clone(local));
+        Decision::Park { key: ParkKey(local.seen.place), until, refusal }
+    }
+
+    fn wake(&self, local: &Local) {
+        if local.woken.get() {
+            return;
+        }
+        // A full mailbox means that control is busy with other wakes; the next request for it asks again.
+        let sent = self.notices.try_send(Notice::Wake { app: Arc::clone(&local.seen.app.name) });
+        local.woken.set(sent.is_ok());
+    }
+
+    fn use_process(&mut self, local: &Rc<Local>, request: &mut Request<'_, Ticket>) -> Decision {
+        match &local.seen.app.process {
+            Process::Ready { addr, protocol, instance } if !local.broken.get() => {
+                local.seen.in_flight.of(self.worker).add(1);
+                request.ticket.counted = Some(Rc::clone(local));
+                Decision::Forward(Target {
+                    upstream: *instance,
+                    addr: addr.clone(),
+                    protocol: match protocol {
+                        Protocol::Http1 => steady_proxy::Protocol::Http1,
+                        Protocol::H2c => steady_proxy::Protocol::H2c,
+                    },
+                    tls: None,
+                    connect_timeout: CONNECT_TIMEOUT,
+                    response_timeout: local.seen.app.response_timeout,
+                    replay_bytes_max: 0,
+                })
+            }
+            Process::Failed { .. } => Decision::Reply(Reply::Refuse(Refusal::AppFailed)),
+            Process::Cold => {
+                if local.seen.app.role == Role::Owner {
+                    self.wake(local);
+                }
+                self.park(local, request, Refusal::ParkTimeout)
+            }
+            Process::Starting | Process::Ready { .. } => self.park(local, request, Refusal::ParkTimeout),
+        }
+    }
+
+    /// Whether the edge's probe is answered "live": this host owns the application and accepts, asleep included.
+    fn is_live(&self, ticket: &Ticket) -> bool {
+        let Some(local) = &ticket.app else { return false };
+        let app = &local.seen.app;
+        app.role == Role::Owner && app.generation >= ticket.generation
+    }
+}
+
+impl Policy for AgentPolicy {
+    type Snapshot = View;
+    type Ticket = Ticket;
+
+    fn published(&mut self, view: &View) -> Timeouts {
+        let mut apps = HashMap::with_capacity(view.apps.len());
+        for (name, seen) in &view.apps {
+            self.places.insert(ParkKey(seen.place), Arc::clone(name));
+            let kept = self.apps.get(name).filter(|old| Arc::ptr_eq(&old.seen.app, &seen.app));
+            let local = kept.map_or_else(
+                || Rc::new(Local { seen: seen.clone(), woken: false.into(), broken: false.into(), changed: true }),
+                |old| {
+                    // The same word from control as before: what this worker learnt since still holds.
+                    Rc::new(Local {
+                        seen: seen.clone(),
+                        woken: old.woken.clone(),
+                        broken: old.broken.clone(),
+                        changed: false,
+                    })
+                },
+            );
+            apps.insert(Arc::clone(name), local);
+        }
+        self.apps = apps;
+        self.timeouts
+    }
+
+    fn tls(&mut self, _: &View, _: Option<&str>) -> Option<Arc<rustls::ServerConfig>> {
+        None
+    }
+
+    fn admit(&mut self, _: &View, request: &mut Request<'_, Ticket>) -> Option<Reply> {
+        let head = &mut *request.head;
+        let ticket = &mut *request.ticket;
+        let app = head.get(Name::SteadyApp).and_then(|name| std::str::from_utf8(name).ok());
+        ticket.app = app.and_then(|name| self.apps.get(name)).map(Rc::clone);
+        ticket.generation = head.get(Name::SteadyGeneration).and_then(number).map(Generation).unwrap_or_default();
+        ticket.probe = head.get(Name::SteadyProbe).is_some();
+        head.retain(|field| !Name::is_reserved(field.name));
+        if ticket.probe {
+            let status = if head.method == Method::Head && self.is_live(ticket) { 200 } else { 421 };
+            return Some(Reply::Bare { status, field: None });
+        }
+        None
+    }
+
+    fn route(&mut self, _: &View, request: &mut Request<'_, Ticket>) -> Decision {
+        // The application as this publication has it, whatever an earlier one said.
+        let local = request.ticket.app().and_then(|name| self.apps.get(name)).map(Rc::clone);
+        let Some(local) = local else { return Self::refuse(b"unknown") };
+        request.ticket.app = Some(Rc::clone(&local));
+        let app = &local.seen.app;
+        if request.ticket.generation > app.generation {
+            // This host is behind the edge: control will catch up, and publish.
+            return self.park(&local, request, Refusal::ParkTimeout);
+        }
+        match app.role {
+            Role::Owner | Role::Incoming => self.use_process(&local, request),
+            Role::Draining => Self::refuse(b"draining"),
+            Role::Absent => Self::refuse(b"absent"),
+        }
+    }
+
+    fn may_resume(&mut self, _: &View, key: ParkKey) -> bool {
+        let Some(name) = self.places.get(&key) else { return true };
+        self.apps.get(name).is_none_or(|local| local.changed)
+    }
+
+    fn unparked(&mut self, ticket: &mut Ticket, _: ParkKey, _: Duration) {
+        if let Some(local) = ticket.parked.take() {
+            local.seen.parked.of(self.worker).sub(1);
+        }
+    }
+
+    fn question(&mut self, _: ParkKey, _: &mut Head) {}
+
+    fn answered(&mut self, _: ParkKey, _: Option<&Head>, _: Time) {}
+
+    fn attempt_ended(&mut self, ticket: &mut Ticket, end: AttemptEnd, _: Time) {
+        let Some(local) = ticket.counted.take() else { return };
+        local.seen.in_flight.of(self.worker).sub(1);
+        let broken = match end {
+            AttemptEnd::ConnectFailed => {
+                local.broken.set(true);
+                // The publication may have changed since the request was routed; what counts is the instance.
+                if let Some(current) = self.apps.get(&local.seen.app.name)
+                    && current.seen.app.process == local.seen.app.process
+                {
+                    current.broken.set(true);
+                }
+                true
+            }
+            AttemptEnd::Broken | AttemptEnd::TimedOut => true,
+            AttemptEnd::Complete | AttemptEnd::Refused | AttemptEnd::Abandoned => false,
+        };
+        if broken && let Process::Ready { instance, .. } = local.seen.app.process {
+            // Control looks at its processes by itself, too; a full mailbox only delays that.
+            let _ = self.notices.try_send(Notice::Broken { app: Arc::clone(&local.seen.app.name), instance });
+        }
+    }
+
+    fn judge(&mut self, _: &mut Ticket, response: &mut Head) -> Judgement {
+        response.retain(|field| !Name::is_reserved(field.name));
+        Judgement::Pass
+    }
+
+    fn respond(&mut self, request: &mut Request<'_, Ticket>, response: &mut Head, timing: &Timing) {
+        if request.ticket.probe {
+            return;
+        }
+        let so_far = Timing { ended: request.now, ..*timing };
+        self.scratch.clear();
+        request_timing(&so_far).encode(&mut self.scratch);
+        response.push_known(Name::SteadyTiming, &self.scratch);
+    }
+
+    fn finished(&mut self, record: &Record<'_, Ticket>) {
+        if record.ticket.probe {
+            return;
+        }
+        if let Some(log) = &mut self.log {
+            log.line(|out| request_log::write(out, record, &request_timing(&record.timing)));
+        }
+    }
+
+    fn due(&self) -> Option<Time> {
+        self.log.as_ref().and_then(LogWriter::due).map(|due| Time::ZERO + due)
+    }
+
+    fn batch_ended(&mut self, now: Time) {
+        if let Some(log) = &mut self.log {
+            log.tick(now.since(Time::ZERO));
+        }
+    }
+}
+
+/// Where the time of an exchange went, in µs.
+fn request_timing(timing: &Timing) -> RequestTiming {
+    let micros = |from: Time, to: Time| u64::try_from(to.since(from).as_micros()).unwrap_or(u64::MAX);
+    RequestTiming {
+        queue: micros(timing.started, timing.routed),
+        connect: micros(timing.routed, timing.attached),
+        application: micros(timing.attached, timing.answered),
+        streaming: micros(timing.answered, timing.ended),
+        own: 0,
+    }
+}
+
+/// A decimal number without sign.
+fn number(digits: &[u8]) -> Option<u64> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}

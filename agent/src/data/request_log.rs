@@ -1,0 +1,35 @@
+//! One line of JSON for each request that an application got.
+
+use steady_proxy::Record;
+use steady_proxy::log::json;
+use steady_timing::RequestTiming;
+
+use super::policy::Ticket;
+
+/// Appends the line's object.
+pub(super) fn write(out: &mut Vec<u8>, record: &Record<'_, Ticket>, timing: &RequestTiming) {
+    out.extend_from_slice(b"{\"app\":");
+    json::string(out, record.ticket.app().unwrap_or_default().as_bytes());
+    for (name, text) in [
+        (&b",\"id\":"[..], record.request.get(steady_http::Name::XRequestId).unwrap_or_default()),
+        (b",\"method\":", record.request.method_bytes()),
+        (b",\"path\":", record.request.path()),
+        (b",\"outcome\":", record.outcome.name().as_bytes()),
+    ] {
+        out.extend_from_slice(name);
+        json::string(out, text);
+    }
+    for (name, value) in [
+        (&b",\"status\":"[..], u64::from(record.status)),
+        (b",\"request_bytes\":", record.request_bytes),
+        (b",\"response_bytes\":", record.response_bytes),
+        (b",\"queue_us\":", timing.queue),
+        (b",\"connect_us\":", timing.connect),
+        (b",\"application_us\":", timing.application),
+        (b",\"streaming_us\":", timing.streaming),
+    ] {
+        out.extend_from_slice(name);
+        json::unsigned(out, value);
+    }
+    out.push(b'}');
+}

@@ -1,0 +1,174 @@
+//! Every application of this host: finds its actor, makes one for a new name, and looks after what they share.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use dashmap::DashMap;
+use futures_util::future::join_all;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::AppsConfig;
+use crate::gate::Generation;
+use crate::gate::{App, Apps, Notice, Process};
+use crate::logs::{AppLog, Files};
+use crate::records::{Record, is_app_name};
+use crate::supervise::Shared;
+use crate::supervise::actor::{self, AppHandle, Command, Drained, Place, Refusal, Waiter};
+
+/// Between two collections of unused bundles.
+const COLLECT_EVERY: Duration = Duration::from_secs(600);
+
+/// The applications. Shared by the API, the notices and the end.
+#[derive(Debug)]
+pub struct Host {
+    pub shared: Arc<Shared>,
+    apps: DashMap<Arc<str>, AppHandle>,
+}
+
+/// What the workers know before anything has been started: who is whose.
+pub fn apps_of(records: &[Record], config: &AppsConfig) -> Apps {
+    let apps = records.iter().map(|record| {
+        let name: Arc<str> = Arc::from(record.name.as_str());
+        let process = if record.may_run() { Process::Starting } else { Process::Cold };
+        let app = App {
+            name: Arc::clone(&name),
+            role: record.role,
+            generation: record.generation,
+            process,
+            queue_max: config.queue_max,
+            queue_wait: config.queue_wait,
+            response_timeout: config.response_timeout,
+        };
+        (name, Arc::new(app))
+    });
+    Apps { apps: apps.collect() }
+}
+
+impl Host {
+    /// Starts an actor for every record.
+    pub fn start(shared: Arc<Shared>, records: Vec<Record>) -> Arc<Self> {
+        let host = Arc::new(Self { shared, apps: DashMap::new() });
+        for record in records {
+            let name: Arc<str> = Arc::from(record.name.as_str());
+            host.apps.insert(name, host.make(record));
+        }
+        host
+    }
+
+    fn make(&self, record: Record) -> AppHandle {
+        let files = Files {
+            dir: self.shared.dirs.apps.join(&record.name).join("log"),
+            bytes_max: self.shared.config.log_bytes_max,
+            files_max: self.shared.config.log_files_max,
+        };
+        let log = AppLog::open(files, &self.shared.limits);
+        actor::spawn(Arc::clone(&self.shared), record, log)
+    }
+
+    pub fn find(&self, name: &str) -> Option<AppHandle> {
+        self.apps.get(name).map(|entry| entry.value().clone())
+    }
+
+    /// By name, tombstones too.
+    pub fn all(&self) -> Vec<AppHandle> {
+        let mut all: Vec<_> = self.apps.iter().map(|entry| (Arc::clone(entry.key()), entry.value().clone())).collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all.into_iter().map(|(_, handle)| handle).collect()
+    }
+
+    fn find_or_make(&self, name: &str) -> Result<AppHandle, Refusal> {
+        if !is_app_name(name) {
+            return Err(Refusal::Invalid(format!(
+                "`{name}` cannot name an application: 1 to 63 lower-case letters, digits and inner dashes can"
+            )));
+        }
+        if let Some(handle) = self.find(name) {
+            return Ok(handle);
+        }
+        let max = self.shared.config.apps_max;
+        if self.apps.len() >= max {
+            return Err(Refusal::Conflict(format!("this host has {max} applications already (apps.apps_max)")));
+        }
+        let made = self.apps.entry(Arc::from(name)).or_insert_with(|| self.make(Record::unknown(name)));
+        Ok(made.clone())
+    }
+
+    pub async fn place(&self, name: &str, place: Place, ready: Option<Waiter>) -> Result<AppHandle, Refusal> {
+        let handle = self.find_or_make(name)?;
+        ask(&handle, |reply| Command::Place { place, ready, reply }).await?;
+        Ok(handle)
+    }
+
+    /// Also for an application that is not known here: its generation is remembered.
+    pub async fn drain(
+        &self,
+        name: &str,
+        generation: Generation,
+        deadline: Duration,
+        forget: bool,
+    ) -> Result<Drained, Refusal> {
+        let handle = self.find_or_make(name)?;
+        ask(&handle, |reply| Command::Drain { generation, deadline, forget, reply }).await
+    }
+
+    pub async fn restart(&self, name: &str, ready: Option<Waiter>) -> Result<AppHandle, Refusal> {
+        let unknown = || Refusal::Unknown(format!("no application `{name}` on this host"));
+        let handle = self.find(name).ok_or_else(unknown)?;
+        ask(&handle, |reply| Command::Restart { ready, reply }).await?;
+        Ok(handle)
+    }
+
+    /// Passes on what the workers tell, until they are gone.
+    pub async fn heed(&self, mut notices: mpsc::Receiver<Notice>) {
+        while let Some(notice) = notices.recv().await {
+            match notice {
+                Notice::Wake { app } => {
+                    if let Some(entry) = self.apps.get(&app) {
+                        entry.wake.notify_one();
+                    }
+                }
+                Notice::Broken { app, instance } => {
+                    if let Some(entry) = self.apps.get(&app) {
+                        // A full queue loses it: the next periodic probe finds out as well.
+                        let _ = entry.commands.try_send(Command::Doubt { instance });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Removes unused bundles from time to time, for ever.
+    pub async fn collect(&self) {
+        loop {
+            let (bundles, grace) = (self.shared.bundles.clone(), self.shared.limits.bundle_grace);
+            match tokio::task::spawn_blocking(move || bundles.collect(grace, SystemTime::now())).await {
+                Ok(Ok(count)) => self.shared.counters.bundles_collected.add(count as u64),
+                Ok(Err(error)) => tracing::warn!(%error, "unused bundles could not be removed"),
+                Err(error) => tracing::error!(%error, "collecting bundles failed"),
+            }
+            tokio::time::sleep(COLLECT_EVERY).await;
+        }
+    }
+
+    /// Stops every process; returns when none is left.
+    pub async fn stop(&self) {
+        let stopped = self.all().into_iter().map(|handle| async move {
+            let (reply, done) = oneshot::channel();
+            if handle.commands.send(Command::Shutdown { reply }).await.is_ok() {
+                // An error: the actor has ended already, and its processes with it.
+                let _ = done.await;
+            }
+        });
+        join_all(stopped).await;
+    }
+}
+
+async fn ask<T>(
+    handle: &AppHandle,
+    command: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Command,
+) -> Result<T, Refusal> {
+    let ending = || Refusal::Broken("the agent is stopping".to_owned());
+    let (reply, answer) = oneshot::channel();
+    handle.commands.send(command(reply)).await.map_err(|_| ending())?;
+    answer.await.map_err(|_| ending())?
+}

@@ -1,0 +1,112 @@
+//! What the agent tells Prometheus (docs/metrics.md, "Agent").
+//!
+//! Nothing here is on a request's way: the workers count in plain numbers, supervision in atomics, and a scrape reads both
+//! into a recorder of its own and renders it. Labels have fixed sets of values; no metric is per application.
+
+use std::collections::BTreeMap;
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, gauge, with_local_recorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use steady_proxy::sample::{Kind, Sample};
+
+use crate::host::Host;
+use crate::supervise::Counters;
+use crate::supervise::status::State;
+
+/// The recorder and its renderer. One an agent, so that two in one process do not mix.
+pub struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        Self { recorder, handle }
+    }
+}
+
+impl Metrics {
+    /// Reads everything and writes it as Prometheus text.
+    pub fn render(&self, host: &Host) -> String {
+        with_local_recorder(&self.recorder, || {
+            record_counters(&host.shared.counters);
+            record_apps(host);
+            for (worker, samples) in host.shared.plane.samples().iter().enumerate() {
+                let worker = worker.to_string();
+                samples.visit(&mut |sample| record_sample(sample, &worker));
+            }
+        });
+        self.handle.render()
+    }
+}
+
+fn record_counters(counters: &Counters) {
+    let told = [
+        ("starts", "Processes started", &counters.starts),
+        ("ready", "Starts that became ready", &counters.ready),
+        ("start_failures", "Starts that did not become ready", &counters.start_failures),
+        ("crashes", "Processes that ended by themselves after they were ready", &counters.crashes),
+        ("hung", "Processes that stopped answering and were killed", &counters.hung),
+        ("probe_failures", "Health probes of ready processes without an answer", &counters.probe_failures),
+        ("drains", "Applications that were drained", &counters.drains),
+        ("requests_cut", "Requests that were cut at a drain's deadline", &counters.requests_cut),
+        ("wakes", "Cold applications that a request woke", &counters.wakes),
+        ("record_failures", "Records that could not be written", &counters.record_failures),
+        ("leftovers_killed", "Processes of an earlier agent that were ended", &counters.leftovers_killed),
+        ("bundles_stored", "Bundles taken", &counters.bundles_stored),
+        ("bundles_refused", "Bundles refused", &counters.bundles_refused),
+        ("bundles_collected", "Unused bundles removed", &counters.bundles_collected),
+        ("api_refused", "Calls without the right token", &counters.api_refused),
+    ];
+    for (name, help, count) in told {
+        let name = format!("steady_agent_{name}_total");
+        describe_counter!(name.clone(), Unit::Count, help);
+        counter!(name).absolute(count.value());
+    }
+}
+
+fn record_apps(host: &Host) {
+    let mut states: BTreeMap<&'static str, u32> = State::ALL.iter().map(|state| (state.name(), 0)).collect();
+    let (mut tombstones, mut lost) = (0, 0);
+    for handle in host.all() {
+        lost += handle.log.lost_total();
+        let status = handle.status.borrow();
+        if status.is_tombstone() {
+            tombstones += 1;
+        } else {
+            *states.entry(status.state.name()).or_default() += 1;
+        }
+    }
+    describe_gauge!("steady_agent_apps", Unit::Count, "Applications by the state of their process");
+    for (state, count) in states {
+        gauge!("steady_agent_apps", "state" => state).set(f64::from(count));
+    }
+    describe_gauge!("steady_agent_tombstones", Unit::Count, "Applications that have left, whose generation is kept");
+    gauge!("steady_agent_tombstones").set(f64::from(tombstones));
+    describe_counter!("steady_agent_log_lost_bytes_total", Unit::Bytes, "Output lost because the disk did not keep up");
+    counter!("steady_agent_log_lost_bytes_total").absolute(lost);
+}
+
+fn record_sample(sample: Sample, worker: &str) {
+    let name = format!("steady_agent_{}", sample.name);
+    let mut labels = vec![metrics::Label::new("worker", worker.to_owned())];
+    labels.extend(sample.label.map(|(key, value)| metrics::Label::from_static_parts(key, value)));
+    match sample.kind {
+        Kind::Counter => {
+            describe_counter!(name.clone(), sample.help);
+            counter!(name, labels).absolute(sample.value);
+        }
+        Kind::Gauge => {
+            describe_gauge!(name.clone(), sample.help);
+            gauge!(name, labels).set(sample.value as f64);
+        }
+    }
+}

@@ -13,8 +13,8 @@ pub struct Snapshot {
     pub routes: Arc<Routes>,
     /// What control knows of each host, by the table's host index.
     pub hosts: Vec<HostState>,
-    /// TLS towards clients; `None` until there is a certificate (handshakes are refused).
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// TLS towards clients; without a certificate handshakes are refused.
+    pub certs: crate::certs::Certs,
     pub settings: Settings,
 }
 
@@ -51,11 +51,40 @@ pub struct Settings {
     pub server_timing: bool,
 }
 
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            response_timeout: Duration::from_secs(60),
+            tunnel_timeout: Duration::from_secs(3600),
+            total_timeout: None,
+            probe_timeout: Duration::from_secs(2),
+            park_timeout: Duration::from_secs(30),
+            trusted: Vec::new(),
+            server_timing: false,
+        }
+    }
+}
+
 /// An IP network, `10.0.0.0/8`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
     pub addr: std::net::IpAddr,
     pub prefix: u8,
+}
+
+impl Network {
+    /// Whether the address lies in it. Addresses of the other family never do.
+    pub fn contains(&self, ip: std::net::IpAddr) -> bool {
+        use std::net::IpAddr::{V4, V6};
+        let shift = |width: u8| u32::from(width.saturating_sub(self.prefix));
+        match (self.addr, ip) {
+            (V4(net), V4(ip)) => (net.to_bits() ^ ip.to_bits()).checked_shr(shift(32)).unwrap_or(0) == 0,
+            (V6(net), V6(ip)) => (net.to_bits() ^ ip.to_bits()).checked_shr(shift(128)).unwrap_or(0) == 0,
+            _ => false,
+        }
+    }
 }
 
 /// What control asks of the data path. Implemented by the workers; by a fake in control's tests.

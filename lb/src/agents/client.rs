@@ -1,0 +1,392 @@
+//! A client of one agent's API (`docs/api.md`, "The agent"): every call has a deadline, an answer that is read into memory
+//! has a bound, and a failure says whether the agent may have acted.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::body::Body;
+use futures_util::TryStreamExt;
+use http_body_util::{BodyExt, Limited};
+use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use steady_table::AppName;
+use tokio_util::io::ReaderStream;
+
+use crate::limits::{AGENT_ANSWER, AGENT_ANSWER_BYTES, AGENT_CONNECT, AGENT_GRACE, AGENT_READY_WAIT, AGENT_UPLOAD};
+
+/// Connections to one agent that are kept while nothing is asked, and for how long.
+const IDLE_CONNECTIONS: usize = 4;
+const IDLE_TIME: Duration = Duration::from_secs(30);
+
+/// What a host is to an application, as the agent's API spells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    Owner,
+    Incoming,
+    Draining,
+    Absent,
+}
+
+/// `GET /v1/host`; fields that this program does not act on are passed over.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct HostInfo {
+    pub name: String,
+    pub version: String,
+    /// Differs between any two starts of the agent; text or number, as the agent writes it.
+    pub started_at: Value,
+}
+
+/// One application as its host tells of it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct AppStatus {
+    pub name: String,
+    pub role: Role,
+    pub generation: u64,
+    #[serde(default)]
+    pub version: u32,
+    #[serde(default)]
+    pub digest: String,
+    /// `ready`, `cold`, `crashed` ...
+    #[serde(default)]
+    pub state: String,
+}
+
+/// What a drain came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Drained {
+    /// Requests that were cut at the deadline.
+    pub cut: u64,
+    pub ms: u64,
+}
+
+/// What a host is to be to an application: the body of `PUT /v1/apps/NAME`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Placement {
+    pub generation: u64,
+    pub role: Role,
+    pub version: u32,
+    pub digest: String,
+}
+
+/// Why a call to an agent did not do what it should.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AgentError {
+    /// No connection came about: the agent knows nothing of this call.
+    #[error("its agent cannot be reached at {addr}: {why}")]
+    Unreachable { addr: SocketAddr, why: String },
+    /// The connection broke or the deadline passed: the agent may or may not have acted.
+    #[error("its agent at {addr} did not answer: {why}")]
+    NoAnswer { addr: SocketAddr, why: String },
+    /// The agent knows a greater generation.
+    #[error("its agent refused: {detail}")]
+    Stale { detail: String },
+    /// The agent understood and said no.
+    #[error("{detail}")]
+    Rejected { status: u16, detail: String },
+    /// The token is wrong or cannot be read.
+    #[error("the token in {} is not good for its agent: {why}", file.display())]
+    Token { file: PathBuf, why: String },
+    /// A bundle that is to be pushed cannot be read here.
+    #[error("the bundle {} cannot be read: {why}", file.display())]
+    Bundle { file: PathBuf, why: String },
+}
+
+impl AgentError {
+    /// The agent may have done what it was asked.
+    pub fn may_have_acted(&self) -> bool {
+        matches!(self, AgentError::NoAnswer { .. })
+    }
+
+    /// Asking again may help without anybody changing anything.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            AgentError::Unreachable { .. } | AgentError::NoAnswer { .. } | AgentError::Token { .. } => true,
+            AgentError::Rejected { status, .. } => *status == 429 || *status >= 500,
+            AgentError::Stale { .. } | AgentError::Bundle { .. } => false,
+        }
+    }
+}
+
+/// A handle to one agent. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct AgentClient {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    addr: SocketAddr,
+    token_file: PathBuf,
+    /// Read at first use, and again after a 401: a token may be replaced while we run.
+    token: Mutex<Option<HeaderValue>>,
+    http: Client<HttpConnector, Body>,
+}
+
+impl AgentClient {
+    pub fn new(addr: SocketAddr, token_file: impl Into<PathBuf>) -> AgentClient {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(AGENT_CONNECT));
+        connector.set_nodelay(true);
+        let http = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(IDLE_TIME)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .pool_timer(TokioTimer::new())
+            // A request on a kept connection that broke is sent again only when nothing of it was written.
+            .retry_canceled_requests(true)
+            .build(connector);
+        let inner = Inner { addr, token_file: token_file.into(), token: Mutex::new(None), http };
+        AgentClient { inner: Arc::new(inner) }
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.inner.addr
+    }
+
+    pub fn token_file(&self) -> &Path {
+        &self.inner.token_file
+    }
+
+    /// `GET /v1/host`.
+    pub async fn host(&self, deadline: Duration) -> Result<HostInfo, AgentError> {
+        self.json(Method::GET, "/v1/host", None, deadline).await
+    }
+
+    /// `GET /v1/apps`: every application this host knows, tombstones excluded or `absent`.
+    pub async fn apps(&self, deadline: Duration) -> Result<Vec<AppStatus>, AgentError> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Answer {
+            Bare(Vec<AppStatus>),
+            Named { apps: Vec<AppStatus> },
+        }
+        match self.json(Method::GET, "/v1/apps", None, deadline).await? {
+            Answer::Bare(apps) | Answer::Named { apps } => Ok(apps),
+        }
+    }
+
+    /// Makes sure that the host has the bundle: asks, and sends it where it is missing.
+    pub async fn push_bundle(&self, digest: &str, file: &Path) -> Result<bool, AgentError> {
+        let path = format!("/v1/bundles/{digest}");
+        let asked = self.send(Method::HEAD, &path, Body::empty(), None, AGENT_ANSWER).await?;
+        match asked.status() {
+            status if status.is_success() => return Ok(false),
+            StatusCode::NOT_FOUND => {}
+            _ => return Err(self.refusal(asked).await),
+        }
+        let unreadable = |error: std::io::Error| AgentError::Bundle { file: file.to_owned(), why: error.to_string() };
+        let opened = tokio::fs::File::open(file).await.map_err(unreadable)?;
+        let length = opened.metadata().await.map_err(unreadable)?.len();
+        let body = Body::from_stream(ReaderStream::new(opened));
+        let answer =
+            self.send(Method::PUT, &path, body, Some(("application/gzip", Some(length))), AGENT_UPLOAD).await?;
+        if answer.status().is_success() { Ok(true) } else { Err(self.refusal(answer).await) }
+    }
+
+    /// `PUT /v1/apps/NAME`: what the host is to the application from now on. With `wait`, answers once it is ready.
+    pub async fn put_app(&self, app: &AppName, placement: &Placement, wait: bool) -> Result<Value, AgentError> {
+        let (query, deadline) = match wait {
+            true => (format!("?wait={}s", AGENT_READY_WAIT.as_secs()), AGENT_READY_WAIT + AGENT_GRACE),
+            false => (String::new(), AGENT_ANSWER),
+        };
+        self.json(Method::PUT, &format!("/v1/apps/{app}{query}"), Some(json!(placement)), deadline).await
+    }
+
+    /// `POST /v1/apps/NAME/drain`: answers when it is drained and its process has stopped.
+    pub async fn drain(&self, app: &AppName, generation: u64, within: Duration) -> Result<Drained, AgentError> {
+        let body = json!({"generation": generation, "deadline_ms": within.as_millis() as u64});
+        // Cut at `within`; then the process gets its time to stop.
+        let deadline = within + AGENT_ANSWER + AGENT_GRACE;
+        self.json(Method::POST, &format!("/v1/apps/{app}/drain"), Some(body), deadline).await
+    }
+
+    /// `DELETE /v1/apps/NAME`. One that is not there is deleted.
+    pub async fn delete(&self, app: &AppName, generation: u64) -> Result<(), AgentError> {
+        let path = format!("/v1/apps/{app}?generation={generation}");
+        let deadline = AGENT_READY_WAIT + AGENT_GRACE;
+        let answer = self.send(Method::DELETE, &path, Body::empty(), None, deadline).await?;
+        match answer.status() {
+            status if status.is_success() || status == StatusCode::NOT_FOUND => Ok(()),
+            _ => Err(self.refusal(answer).await),
+        }
+    }
+
+    /// Sends a request as it is, with our token in place of the client's, and gives back the head; both bodies stream.
+    pub async fn forward(
+        &self,
+        mut request: Request<Body>,
+        path_and_query: &str,
+    ) -> Result<Response<Body>, AgentError> {
+        *request.uri_mut() = self.uri(path_and_query)?;
+        request.headers_mut().remove(HOST);
+        for name in ["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "proxy-connection"] {
+            request.headers_mut().remove(name);
+        }
+        request.headers_mut().insert(AUTHORIZATION, self.token().await?);
+        let answer = self.exchange(request, AGENT_UPLOAD).await?;
+        Ok(answer.map(Body::new))
+    }
+
+    async fn json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        deadline: Duration,
+    ) -> Result<T, AgentError> {
+        let content = body.is_some().then_some(("application/json", None));
+        let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
+        let read = async {
+            let answer = self.send(method, path, body, content, deadline).await?;
+            if !answer.status().is_success() {
+                return Err(self.refusal(answer).await);
+            }
+            let bytes = Limited::new(answer.into_body(), AGENT_ANSWER_BYTES).collect().await;
+            let bytes = bytes.map_err(|error| self.no_answer(error.to_string()))?.to_bytes();
+            let bytes: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
+            serde_json::from_slice(bytes).map_err(|error| self.no_answer(format!("it said something else: {error}")))
+        };
+        self.within(deadline, read).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+        content: Option<(&'static str, Option<u64>)>,
+        deadline: Duration,
+    ) -> Result<Response<hyper::body::Incoming>, AgentError> {
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        *request.uri_mut() = self.uri(path)?;
+        request.headers_mut().insert(AUTHORIZATION, self.token().await?);
+        if let Some((content_type, length)) = content {
+            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+            if let Some(length) = length {
+                request.headers_mut().insert(CONTENT_LENGTH, length.into());
+            }
+        }
+        let answer = self.exchange(request, deadline).await?;
+        if answer.status() == StatusCode::UNAUTHORIZED {
+            self.inner.token.lock().expect("no holder panics").take();
+            let why = "it answered 401; copy the agent's token there".to_owned();
+            return Err(AgentError::Token { file: self.inner.token_file.clone(), why });
+        }
+        Ok(answer)
+    }
+
+    async fn exchange(
+        &self,
+        request: Request<Body>,
+        deadline: Duration,
+    ) -> Result<Response<hyper::body::Incoming>, AgentError> {
+        let call = async {
+            self.inner.http.request(request).await.map_err(|error| {
+                let why = root_cause(&error);
+                if error.is_connect() {
+                    AgentError::Unreachable { addr: self.inner.addr, why }
+                } else {
+                    self.no_answer(why)
+                }
+            })
+        };
+        self.within(deadline, call).await
+    }
+
+    async fn within<T>(
+        &self,
+        deadline: Duration,
+        call: impl Future<Output = Result<T, AgentError>>,
+    ) -> Result<T, AgentError> {
+        match tokio::time::timeout(deadline, call).await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.no_answer(format!("nothing within {}", steady_sys::text::format_duration(deadline)))),
+        }
+    }
+
+    fn no_answer(&self, why: String) -> AgentError {
+        AgentError::NoAnswer { addr: self.inner.addr, why }
+    }
+
+    fn uri(&self, path: &str) -> Result<Uri, AgentError> {
+        let text = format!("http://{}{path}", self.inner.addr);
+        text.parse()
+            .map_err(|error| AgentError::Rejected { status: 400, detail: format!("{path:?} is no path: {error}") })
+    }
+
+    async fn token(&self) -> Result<HeaderValue, AgentError> {
+        if let Some(token) = self.inner.token.lock().expect("no holder panics").clone() {
+            return Ok(token);
+        }
+        let bad = |why: String| AgentError::Token { file: self.inner.token_file.clone(), why };
+        let text = tokio::fs::read_to_string(&self.inner.token_file).await.map_err(|error| bad(error.to_string()))?;
+        let mut value = HeaderValue::try_from(format!("Bearer {}", text.trim()))
+            .map_err(|_| bad("it holds something other than a token".into()))?;
+        value.set_sensitive(true);
+        *self.inner.token.lock().expect("no holder panics") = Some(value.clone());
+        Ok(value)
+    }
+
+    /// Turns an answer that is no success into its error.
+    async fn refusal(&self, answer: Response<hyper::body::Incoming>) -> AgentError {
+        let status = answer.status();
+        let body = tokio::time::timeout(AGENT_ANSWER, Limited::new(answer.into_body(), 64 << 10).collect()).await;
+        let text = match body {
+            Ok(Ok(body)) => String::from_utf8_lossy(&body.to_bytes()).into_owned(),
+            _ => String::new(),
+        };
+        let detail = problem_detail(&text).unwrap_or_else(|| format!("its agent answered {status}"));
+        if status == StatusCode::CONFLICT {
+            AgentError::Stale { detail }
+        } else {
+            AgentError::Rejected { status: status.as_u16(), detail }
+        }
+    }
+}
+
+/// Whether something takes a TCP (or unix) connection at a host's data port.
+pub async fn data_port_answers(addr: &str) -> bool {
+    let connect = async {
+        match addr.strip_prefix("unix:") {
+            Some(path) => tokio::net::UnixStream::connect(path).await.is_ok(),
+            None => tokio::net::TcpStream::connect(addr).await.is_ok(),
+        }
+    };
+    tokio::time::timeout(AGENT_CONNECT, connect).await.unwrap_or(false)
+}
+
+/// The stream of a body that came from an agent, with its errors as I/O errors.
+pub fn body_stream(body: Body) -> impl futures_util::Stream<Item = std::io::Result<bytes::Bytes>> {
+    TryStreamExt::map_err(body.into_data_stream(), std::io::Error::other)
+}
+
+fn problem_detail(text: &str) -> Option<String> {
+    let value: Value = serde_json::from_str(text).ok()?;
+    let part = |key: &str| value.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let said = part("detail").or_else(|| part("title"))?;
+    match part("output") {
+        Some(output) => Some(format!("{said}\n{output}")),
+        None => Some(said.to_owned()),
+    }
+}
+
+/// The innermost reason: hyper's own words ("client error (Connect)") tell nobody anything.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}

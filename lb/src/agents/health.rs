@@ -1,0 +1,189 @@
+//! Whether hosts are there. Each is asked once a second (with jitter); what the answers mean is decided by [`Health`], which
+//! does no I/O.
+//!
+//! ```text
+//!            answer                     answer
+//!        ┌────────────┐        ┌───────────────────────┐
+//!        ▼            │        ▼                       │
+//!       Up ──3 failures──▶ Suspected ──down_after, and its──▶ Down
+//!                              ▲      data port refuses        │
+//!                              └──── its data port answers ────┘
+//! ```
+//!
+//! A host that is silent on its control side but takes connections on its data port is only preferred less: [`HostState::Down`]
+//! makes the workers answer 502 at once, which silence alone must not do.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::client::data_port_answers;
+use super::{HostHandle, Hosts};
+use crate::limits::{HEALTH_ANSWER, HEALTH_FAILURES};
+use crate::snapshot::HostState;
+
+/// What one look at a host found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    Answered,
+    /// Its agent's API did not answer; whether its data port took a connection.
+    Silent {
+        data_port: bool,
+    },
+}
+
+/// The state of one host, from one look to the next.
+#[derive(Clone, Copy, Debug)]
+pub struct Health {
+    state: HostState,
+    failures: u32,
+    silent_since: Option<Instant>,
+}
+
+impl Health {
+    /// Of a host that was never asked.
+    pub fn new() -> Health {
+        Health { state: HostState::Suspected, failures: 0, silent_since: None }
+    }
+
+    pub fn state(&self) -> HostState {
+        self.state
+    }
+
+    /// Takes in what was found at `now`.
+    pub fn observe(&mut self, look: Look, now: Instant, down_after: Duration) -> HostState {
+        match look {
+            Look::Answered => *self = Health { state: HostState::Up, failures: 0, silent_since: None },
+            Look::Silent { data_port } => {
+                self.failures = self.failures.saturating_add(1);
+                let since = *self.silent_since.get_or_insert(now);
+                let long = now.saturating_duration_since(since) >= down_after;
+                self.state = match self.state {
+                    HostState::Up if self.failures < HEALTH_FAILURES => HostState::Up,
+                    _ if data_port => HostState::Suspected,
+                    HostState::Down => HostState::Down,
+                    HostState::Up | HostState::Suspected if long => HostState::Down,
+                    HostState::Up | HostState::Suspected => HostState::Suspected,
+                };
+            }
+        }
+        self.state
+    }
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Health::new()
+    }
+}
+
+/// What the watch tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostEvent {
+    /// It changed its state.
+    State { host: String, state: HostState },
+    /// It answers again, or for the first time, or its agent is another process than before: compare what it has with what
+    /// it should have.
+    Returned { host: String },
+}
+
+/// How the watch is paced; read before each look, so that it can change while running.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    pub every: Duration,
+    pub down_after: Duration,
+}
+
+/// Watches one host until another handle takes its place or nobody listens any more.
+pub async fn watch(
+    hosts: Arc<Hosts>,
+    handle: Arc<HostHandle>,
+    pace: impl Fn() -> Pace + Send + 'static,
+    events: mpsc::Sender<HostEvent>,
+) {
+    let mut health = Health::new();
+    while hosts.is_current(&handle) && !events.is_closed() {
+        let Pace { every, down_after } = pace();
+        let (look, returned) = look(&handle).await;
+        let before = health.state();
+        let state = health.observe(look, Instant::now(), down_after);
+        handle.set_live(|live| live.state = state);
+        let host = handle.record.name.clone();
+        if state != before && events.send(HostEvent::State { host: host.clone(), state }).await.is_err() {
+            return;
+        }
+        if (returned || (state == HostState::Up && before != state))
+            && events.send(HostEvent::Returned { host }).await.is_err()
+        {
+            return;
+        }
+        // Jitter keeps the hosts of many edges from being asked at the same moments.
+        tokio::time::sleep(every.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
+    }
+}
+
+/// Asks once. The flag: its agent was started anew since the last answer.
+async fn look(handle: &HostHandle) -> (Look, bool) {
+    match handle.client.host(HEALTH_ANSWER).await {
+        Ok(info) => {
+            let mut restarted = false;
+            handle.set_live(|live| {
+                restarted = live.info.as_ref().is_some_and(|known| known.started_at != info.started_at);
+                live.seen = Some(Instant::now());
+                live.info = Some(info);
+            });
+            (Look::Answered, restarted)
+        }
+        Err(error) => {
+            tracing::debug!(host = handle.record.name, %error, "a health check failed");
+            (Look::Silent { data_port: data_port_answers(&handle.record.addr).await }, false)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOWN_AFTER: Duration = Duration::from_secs(10);
+    const DEAD: Look = Look::Silent { data_port: false };
+    const MUTE: Look = Look::Silent { data_port: true };
+
+    /// Feeds a look a second and gives the state after each.
+    fn states(health: &mut Health, begin: Instant, looks: &[Look]) -> Vec<HostState> {
+        let at = |second: usize| begin + Duration::from_secs(second as u64);
+        looks.iter().enumerate().map(|(second, look)| health.observe(*look, at(second), DOWN_AFTER)).collect()
+    }
+
+    #[test]
+    fn a_host_is_suspected_after_three_failures_and_down_after_ten_seconds() {
+        let mut health = Health::new();
+        let begin = Instant::now();
+        let mut looks = vec![Look::Answered];
+        looks.extend([DEAD; 11]);
+        let seen = states(&mut health, begin, &looks);
+        use HostState::{Down, Suspected, Up};
+        assert_eq!(seen[..4], [Up, Up, Up, Suspected]);
+        assert_eq!(seen[10..], [Suspected, Down]);
+    }
+
+    #[test]
+    fn a_host_whose_data_port_answers_is_never_down() {
+        let mut health = Health::new();
+        let seen = states(&mut health, Instant::now(), &[MUTE; 100]);
+        assert!(seen.iter().all(|state| *state == HostState::Suspected));
+    }
+
+    #[test]
+    fn a_host_that_is_down_comes_back_by_either_port() {
+        let begin = Instant::now();
+        let mut health = Health::new();
+        states(&mut health, begin, &[DEAD; 12]);
+        assert_eq!(health.state(), HostState::Down);
+        let later = begin + Duration::from_secs(60);
+        assert_eq!(health.observe(MUTE, later, DOWN_AFTER), HostState::Suspected);
+        assert_eq!(health.observe(Look::Answered, later, DOWN_AFTER), HostState::Up);
+        assert_eq!(health.observe(DEAD, later, DOWN_AFTER), HostState::Up, "one failure is none");
+    }
+}

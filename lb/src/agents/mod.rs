@@ -1,0 +1,125 @@
+//! The hosts: a client to each agent, and what is known of each right now.
+
+pub mod client;
+pub mod health;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+use steady_table::AppName;
+
+use crate::snapshot::HostState;
+use crate::store::HostRecord;
+use client::{AgentClient, HostInfo};
+
+/// Every host that the store knows.
+#[derive(Debug, Default)]
+pub struct Hosts {
+    by_name: DashMap<String, Arc<HostHandle>>,
+}
+
+/// One host: how to talk to its agent, and what the health check last found.
+#[derive(Debug)]
+pub struct HostHandle {
+    pub record: HostRecord,
+    pub client: AgentClient,
+    live: Mutex<Live>,
+}
+
+/// What is known of a host now.
+#[derive(Clone, Debug)]
+pub struct Live {
+    pub state: HostState,
+    /// Its agent's last answer.
+    pub seen: Option<Instant>,
+    pub info: Option<HostInfo>,
+}
+
+/// A host's record names an address that is none. The configuration is checked, so another program wrote it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("host {host} has the control address {control:?}, which is none: correct it in the configuration")]
+pub struct BadControl {
+    pub host: String,
+    pub control: String,
+}
+
+impl HostHandle {
+    pub fn new(record: HostRecord) -> Result<HostHandle, BadControl> {
+        let addr: SocketAddr = record
+            .control
+            .parse()
+            .map_err(|_| BadControl { host: record.name.clone(), control: record.control.clone() })?;
+        let client = AgentClient::new(addr, &record.token_file);
+        // Nothing is known yet: its data path is used, it is not preferred, and nothing is placed on it.
+        let live = Live { state: HostState::Suspected, seen: None, info: None };
+        Ok(HostHandle { record, client, live: Mutex::new(live) })
+    }
+
+    pub fn live(&self) -> Live {
+        self.live.lock().expect("no holder panics").clone()
+    }
+
+    pub fn state(&self) -> HostState {
+        self.live.lock().expect("no holder panics").state
+    }
+
+    pub(crate) fn set_live(&self, change: impl FnOnce(&mut Live)) {
+        change(&mut self.live.lock().expect("no holder panics"));
+    }
+}
+
+impl Hosts {
+    pub fn find(&self, name: &str) -> Option<Arc<HostHandle>> {
+        self.by_name.get(name).map(|entry| Arc::clone(&entry))
+    }
+
+    /// By name.
+    pub fn all(&self) -> Vec<Arc<HostHandle>> {
+        let mut all: Vec<_> = self.by_name.iter().map(|entry| Arc::clone(&entry)).collect();
+        all.sort_by(|a, b| a.record.name.cmp(&b.record.name));
+        all
+    }
+
+    /// A host that no record names is as good as down.
+    pub fn state(&self, name: &str) -> HostState {
+        self.find(name).map_or(HostState::Down, |host| host.state())
+    }
+
+    /// Adds a host, or replaces one whose record changed. `Some`: the handle is new and wants watching.
+    pub fn put(&self, record: HostRecord) -> Result<Option<Arc<HostHandle>>, BadControl> {
+        if self.find(&record.name).is_some_and(|known| known.record == record) {
+            return Ok(None);
+        }
+        let handle = Arc::new(HostHandle::new(record)?);
+        self.by_name.insert(handle.record.name.clone(), Arc::clone(&handle));
+        Ok(Some(handle))
+    }
+
+    pub fn remove(&self, name: &str) {
+        self.by_name.remove(name);
+    }
+
+    /// Whether this handle is still the one of its host.
+    pub fn is_current(&self, handle: &Arc<HostHandle>) -> bool {
+        self.find(&handle.record.name).is_some_and(|known| Arc::ptr_eq(&known, handle))
+    }
+}
+
+/// The state of one application, asked of its host; `unknown` when the host does not say in time.
+pub async fn app_state(hosts: &Hosts, host: &str, app: &AppName, within: Duration) -> String {
+    let Some(handle) = hosts.find(host) else { return "unknown".into() };
+    match handle.client.apps(within).await {
+        Ok(apps) => apps.into_iter().find(|status| status.name == app.as_str()).map_or("unknown".into(), |s| s.state),
+        Err(_) => "unknown".into(),
+    }
+}
+
+pub fn state_name(state: HostState) -> &'static str {
+    match state {
+        HostState::Up => "up",
+        HostState::Suspected => "suspected",
+        HostState::Down => "down",
+    }
+}

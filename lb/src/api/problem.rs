@@ -1,0 +1,126 @@
+//! Errors as programs read them (RFC 9457), with what to do next as their detail.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::agents::client::AgentError;
+use crate::bundles::BundleError;
+use crate::control::ControlError;
+use crate::store::StoreError;
+use crate::workflow::Failure;
+use crate::workflow::deploy::CannotDeploy;
+use crate::workflow::moves::CannotMove;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub status: u16,
+    pub title: String,
+    pub detail: String,
+    /// Every reason, where there may be several.
+    pub reasons: Vec<String>,
+}
+
+impl Problem {
+    pub fn new(status: u16, title: impl Into<String>, detail: impl ToString) -> Problem {
+        Problem { status, title: title.into(), detail: detail.to_string(), reasons: Vec::new() }
+    }
+
+    /// A change that is refused whole.
+    pub fn refused(reasons: Vec<String>) -> Problem {
+        let detail = reasons.join("; ");
+        Problem { status: 422, title: "the change is refused, nothing was changed".into(), detail, reasons }
+    }
+
+    pub fn no_app(name: &str) -> Problem {
+        Problem::new(404, format!("there is no application {name}"), "GET /v1/apps lists them")
+    }
+
+    pub fn no_host(name: &str) -> Problem {
+        Problem::new(404, format!("there is no host {name}"), "GET /v1/hosts lists them")
+    }
+
+    /// As the last line of a workflow that was let in before it could be judged.
+    pub fn into_failure(self) -> Failure {
+        Failure::new("record", self.title, self.detail)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut body =
+            json!({"type": "about:blank", "title": self.title, "status": status.as_u16(), "detail": self.detail});
+        if !self.reasons.is_empty() {
+            body["reasons"] = self.reasons.into();
+        }
+        let mut response = (status, format!("{body}\n")).into_response();
+        let content_type = HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+        response
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Problem {
+        match error {
+            StoreError::Conflict { .. } => Problem::new(409, "someone else changed it", error),
+            _ => Problem::new(503, "the store failed", error),
+        }
+    }
+}
+
+impl From<ControlError> for Problem {
+    fn from(error: ControlError) -> Problem {
+        match error {
+            ControlError::Refused(reasons) => Problem::refused(reasons),
+            ControlError::Store(error) => error.into(),
+            _ => Problem::new(503, "the change is not in force yet", error),
+        }
+    }
+}
+
+impl From<AgentError> for Problem {
+    fn from(error: AgentError) -> Problem {
+        let status = match error {
+            AgentError::NoAnswer { .. } => 504,
+            _ => 502,
+        };
+        Problem::new(status, "the host's agent did not answer", error)
+    }
+}
+
+impl From<BundleError> for Problem {
+    fn from(error: BundleError) -> Problem {
+        Problem::new(error.status(), "the bundle is refused", error)
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Problem {
+        Problem::new(503, failure.what, failure.detail)
+    }
+}
+
+impl From<CannotDeploy> for Problem {
+    fn from(error: CannotDeploy) -> Problem {
+        let status = match error {
+            CannotDeploy::Reserved(_) | CannotDeploy::NoHost(_) => 422,
+            CannotDeploy::Elsewhere { .. } => 409,
+            _ => 503,
+        };
+        Problem::new(status, "it cannot be deployed", error)
+    }
+}
+
+impl From<CannotMove> for Problem {
+    fn from(error: CannotMove) -> Problem {
+        let status = match error {
+            CannotMove::NoApp(name) => return Problem::no_app(name.as_str()),
+            CannotMove::NoHost(_) => 422,
+            CannotMove::Store(error) => return error.into(),
+            _ => 409,
+        };
+        Problem::new(status, "it cannot be moved", error)
+    }
+}

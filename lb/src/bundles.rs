@@ -1,0 +1,390 @@
+//! Bundles: an application's folder as a gzipped tar, named by the SHA-256 of its octets.
+//!
+//! An upload is written aside as it comes, measured and hashed, then read once to see that it unpacks, stays inside its
+//! folder and within the limits; only then does it get its name. Nothing is unpacked here: that is the host's work.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use flate2::read::GzDecoder;
+use futures_util::{Stream, StreamExt};
+use sha2::{Digest, Sha256};
+use tar::EntryType;
+use tempfile::NamedTempFile;
+use tokio::io::AsyncWriteExt;
+
+use crate::limits::{BUNDLE_ENTRIES, BUNDLE_MANIFEST_BYTES, BUNDLE_UNPACKED_BYTES};
+
+const SUFFIX: &str = ".tar.gz";
+
+/// The directory of bundles.
+#[derive(Clone, Debug)]
+pub struct Bundles {
+    dir: PathBuf,
+    /// Bundles that no record names yet, or that are being pushed; they are not swept.
+    pinned: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+/// A bundle that was received, checked and kept. It is not swept as long as this lives.
+#[derive(Debug)]
+pub struct Received {
+    pub digest: String,
+    pub bytes: u64,
+    /// What its `steady.toml` says.
+    pub exclusive: bool,
+    _pin: Pin,
+}
+
+#[derive(Debug)]
+struct Pin {
+    digest: String,
+    pinned: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut pinned = self.pinned.lock().expect("no holder panics");
+        if let Some(count) = pinned.get_mut(&self.digest) {
+            *count -= 1;
+            if *count == 0 {
+                pinned.remove(&self.digest);
+            }
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BundleError {
+    #[error("the bundle has more than {most} octets: make the folder smaller, or raise limits.bundle_bytes_max")]
+    TooLarge { most: u64 },
+    #[error("the upload broke off: {0}")]
+    Broken(String),
+    #[error("this is no gzipped tar: {0}; send the folder as tar.gz")]
+    Unreadable(String),
+    #[error("{path:?} in the bundle {why}")]
+    Entry { path: String, why: String },
+    #[error("the bundle has no file in it")]
+    Empty,
+    #[error("{0}")]
+    Limit(String),
+    #[error("steady.toml: {0}")]
+    Manifest(String),
+    #[error("the bundle cannot be kept in {}: {source}", dir.display())]
+    Disk { dir: PathBuf, source: io::Error },
+}
+
+impl BundleError {
+    /// The HTTP status that says it.
+    pub fn status(&self) -> u16 {
+        match self {
+            BundleError::TooLarge { .. } => 413,
+            BundleError::Broken(_) => 400,
+            BundleError::Disk { .. } => 507,
+            _ => 422,
+        }
+    }
+}
+
+impl Bundles {
+    /// Makes the directory, and removes what an earlier process was writing when it ended.
+    pub fn open(dir: PathBuf) -> Result<Bundles, BundleError> {
+        let disk = |source| BundleError::Disk { dir: dir.clone(), source };
+        std::fs::create_dir_all(&dir).map_err(disk)?;
+        for entry in std::fs::read_dir(&dir).map_err(disk)? {
+            let path = entry.map_err(disk)?.path();
+            if path.extension().is_some_and(|extension| extension == "tmp") {
+                std::fs::remove_file(path).map_err(disk)?;
+            }
+        }
+        Ok(Bundles { dir, pinned: Arc::default() })
+    }
+
+    pub fn path(&self, digest: &str) -> PathBuf {
+        self.dir.join(format!("{digest}{SUFFIX}"))
+    }
+
+    /// Takes an upload in. Memory stays constant whatever its size.
+    pub async fn receive<E: std::fmt::Display>(
+        &self,
+        mut body: impl Stream<Item = Result<bytes::Bytes, E>> + Unpin,
+        most: u64,
+    ) -> Result<Received, BundleError> {
+        let disk = |source| BundleError::Disk { dir: self.dir.clone(), source };
+        let aside = tempfile::Builder::new().prefix("upload-").suffix(".tmp").tempfile_in(&self.dir).map_err(disk)?;
+        let mut file = tokio::fs::File::from_std(aside.reopen().map_err(disk)?);
+        let mut hash = Sha256::new();
+        let mut bytes = 0;
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk.map_err(|error| BundleError::Broken(error.to_string()))?;
+            bytes += chunk.len() as u64;
+            if bytes > most {
+                return Err(BundleError::TooLarge { most });
+            }
+            hash.update(&chunk);
+            file.write_all(&chunk).await.map_err(disk)?;
+        }
+        file.sync_all().await.map_err(disk)?;
+        let digest: String = hash.finalize().iter().map(|octet| format!("{octet:02x}")).collect();
+        let this = self.clone();
+        let work = tokio::task::spawn_blocking(move || this.keep(aside, digest, bytes));
+        work.await.map_err(|error| BundleError::Broken(error.to_string()))?
+    }
+
+    /// Checks what was written aside and gives it its name.
+    fn keep(&self, aside: NamedTempFile, digest: String, bytes: u64) -> Result<Received, BundleError> {
+        let disk = |source| BundleError::Disk { dir: self.dir.clone(), source };
+        let exclusive = inspect(aside.reopen().map_err(disk)?)?;
+        *self.pinned.lock().expect("no holder panics").entry(digest.clone()).or_default() += 1;
+        let pin = Pin { digest: digest.clone(), pinned: Arc::clone(&self.pinned) };
+        aside.persist(self.path(&digest)).map_err(|error| disk(error.error))?;
+        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(disk)?;
+        Ok(Received { digest, bytes, exclusive, _pin: pin })
+    }
+
+    /// Removes every bundle that is neither in `used` nor on its way in.
+    pub fn sweep(&self, used: &HashSet<String>) -> io::Result<usize> {
+        let mut removed = 0;
+        for entry in std::fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if let Some(digest) = name.strip_suffix(SUFFIX)
+                && !used.contains(digest)
+            {
+                removed += usize::from(self.remove(digest)?);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Removes one bundle unless it is on its way in. Whether it was there.
+    pub fn remove(&self, digest: &str) -> io::Result<bool> {
+        let pinned = self.pinned.lock().expect("no holder panics");
+        if pinned.contains_key(digest) {
+            return Ok(false);
+        }
+        match std::fs::remove_file(self.path(digest)) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Reads a whole bundle and refuses what a host would refuse. Whether its application is exclusive.
+fn inspect(file: File) -> Result<bool, BundleError> {
+    let unreadable = |error: io::Error| BundleError::Unreadable(error.to_string());
+    let measured = Measured { inner: GzDecoder::new(BufReader::new(file)), left: BUNDLE_UNPACKED_BYTES };
+    let mut archive = tar::Archive::new(measured);
+    let (mut entries, mut files, mut exclusive) = (0_u64, 0_u64, false);
+    for entry in archive.entries().map_err(unreadable)? {
+        let mut entry = entry.map_err(unreadable)?;
+        entries += 1;
+        if entries > BUNDLE_ENTRIES {
+            return Err(BundleError::Limit(format!("the bundle has more than {BUNDLE_ENTRIES} entries")));
+        }
+        let path = entry.path().map_err(unreadable)?.into_owned();
+        let refuse = |why: &str| BundleError::Entry { path: path.display().to_string(), why: why.into() };
+        let Some(inside) = normal(&path) else { return Err(refuse("leads out of its folder")) };
+        match entry.header().entry_type() {
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => files += 1,
+            EntryType::Directory => {}
+            EntryType::Symlink => {
+                let target = entry.link_name().map_err(unreadable)?.ok_or_else(|| refuse("is a link to nothing"))?;
+                let parent = inside.parent().unwrap_or(Path::new(""));
+                if target.is_absolute() || normal_from(parent, &target).is_none() {
+                    return Err(refuse("is a link that leads out of its folder"));
+                }
+            }
+            EntryType::Link => {
+                let target = entry.link_name().map_err(unreadable)?.ok_or_else(|| refuse("is a link to nothing"))?;
+                if normal(&target).is_none() {
+                    return Err(refuse("is a link that leads out of its folder"));
+                }
+            }
+            EntryType::XGlobalHeader => {}
+            _ => return Err(refuse("is neither a file, a directory nor a link")),
+        }
+        if inside == Path::new("steady.toml") && entry.header().entry_type().is_file() {
+            exclusive = read_manifest(&mut entry)?;
+        }
+        io::copy(&mut entry, &mut io::sink()).map_err(unreadable)?;
+    }
+    // The checksum of the whole stands behind the tar's own end.
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(unreadable)?;
+    if files == 0 { Err(BundleError::Empty) } else { Ok(exclusive) }
+}
+
+/// `exclusive` of a `steady.toml`. The rest is the host's to judge.
+fn read_manifest(entry: &mut impl Read) -> Result<bool, BundleError> {
+    let mut text = String::new();
+    let read = entry.take(BUNDLE_MANIFEST_BYTES + 1).read_to_string(&mut text);
+    read.map_err(|error| BundleError::Manifest(error.to_string()))?;
+    if text.len() as u64 > BUNDLE_MANIFEST_BYTES {
+        return Err(BundleError::Manifest(format!("it has more than {BUNDLE_MANIFEST_BYTES} octets")));
+    }
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| BundleError::Manifest(error.to_string()))?;
+    match table.get("exclusive") {
+        None => Ok(false),
+        Some(toml::Value::Boolean(exclusive)) => Ok(*exclusive),
+        Some(_) => Err(BundleError::Manifest("exclusive: write true or false".into())),
+    }
+}
+
+/// The path without `.`; `None` if it is absolute or has `..`.
+fn normal(path: &Path) -> Option<PathBuf> {
+    let mut inside = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::Normal(part) => inside.push(part),
+            Component::ParentDir | Component::RootDir | Component::Prefix(_) => return None,
+        }
+    }
+    Some(inside)
+}
+
+/// Where `target` leads from the directory `parent`; `None` if that is outside.
+fn normal_from(parent: &Path, target: &Path) -> Option<PathBuf> {
+    let mut inside = parent.to_owned();
+    for component in target.components() {
+        match component {
+            Component::CurDir => {}
+            Component::Normal(part) => inside.push(part),
+            Component::ParentDir => {
+                if !inside.pop() {
+                    return None;
+                }
+            }
+            Component::RootDir | Component::Prefix(_) => return None,
+        }
+    }
+    Some(inside)
+}
+
+/// Stops at a bound, so that a small file cannot keep us unpacking for ever.
+struct Measured<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Measured<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.left = self
+            .left
+            .checked_sub(read as u64)
+            .ok_or_else(|| io::Error::other(format!("it unpacks to more than {BUNDLE_UNPACKED_BYTES} octets")))?;
+        Ok(read)
+    }
+}
+
+/// Packs files into a bundle, for tests.
+#[cfg(test)]
+pub(crate) fn pack(files: &[(&str, &str)]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+    for (path, text) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o644);
+        // `set_path` refuses what a hostile client would write.
+        let name = &mut header.as_gnu_mut().unwrap().name;
+        name[..path.len()].copy_from_slice(path.as_bytes());
+        header.set_cksum();
+        builder.append(&header, text.as_bytes()).unwrap();
+    }
+    builder.into_inner().unwrap().finish().unwrap()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    async fn receive(bundles: &Bundles, octets: Vec<u8>) -> Result<Received, BundleError> {
+        let chunks: Vec<Result<bytes::Bytes, Infallible>> =
+            octets.chunks(100).map(|chunk| Ok(bytes::Bytes::copy_from_slice(chunk))).collect();
+        bundles.receive(futures_util::stream::iter(chunks), 1 << 20).await
+    }
+
+    fn link(path: &str, target: &str, kind: EntryType) -> Vec<u8> {
+        let mut builder = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+        let mut header = tar::Header::new_gnu();
+        header.set_size(0);
+        header.set_entry_type(kind);
+        builder.append_link(&mut header, path, target).unwrap();
+        let mut header = tar::Header::new_gnu();
+        header.set_size(0);
+        builder.append_data(&mut header, "file", io::empty()).unwrap();
+        builder.into_inner().unwrap().finish().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_bundle_is_kept_under_the_hash_of_its_octets() {
+        let dir = tempfile::tempdir().unwrap();
+        let bundles = Bundles::open(dir.path().into()).unwrap();
+        let octets = pack(&[("./index.ts", "x"), ("steady.toml", "exclusive = true\n[env]\nA = \"b\"\n")]);
+        let received = receive(&bundles, octets.clone()).await.unwrap();
+        assert!(received.exclusive);
+        assert_eq!(std::fs::read(bundles.path(&received.digest)).unwrap(), octets);
+        let expected: String = Sha256::digest(&octets).iter().map(|octet| format!("{octet:02x}")).collect();
+        assert_eq!(received.digest, expected);
+    }
+
+    #[tokio::test]
+    async fn what_leads_out_of_its_folder_is_refused_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let bundles = Bundles::open(dir.path().into()).unwrap();
+        for hostile in ["../x", "/etc/passwd", "a/../../x", ".."] {
+            let refused = receive(&bundles, pack(&[(hostile, "x")])).await.unwrap_err();
+            assert!(matches!(refused, BundleError::Entry { .. }), "{hostile}: {refused}");
+        }
+        for (path, target, kind) in [
+            ("a/l", "../../x", EntryType::Symlink),
+            ("l", "/etc", EntryType::Symlink),
+            ("a/l", "../x", EntryType::Link),
+        ] {
+            let refused = receive(&bundles, link(path, target, kind)).await.unwrap_err();
+            assert!(matches!(refused, BundleError::Entry { .. }), "{path} -> {target}: {refused}");
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        receive(&bundles, link("a/b/l", "../../x", EntryType::Symlink)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_no_bundle_is_refused_with_the_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let bundles = Bundles::open(dir.path().into()).unwrap();
+        let whole = pack(&[("index.ts", &"x".repeat(5000))]);
+        let mut damaged = whole.clone();
+        let tail = damaged.len() - 6;
+        damaged[tail] ^= 1;
+        for octets in [b"hello".to_vec(), whole[..whole.len() / 2].to_vec(), damaged, Vec::new()] {
+            let refused = receive(&bundles, octets).await.unwrap_err();
+            assert!(matches!(refused, BundleError::Unreadable(_)), "{refused}");
+        }
+        assert!(matches!(receive(&bundles, pack(&[])).await.unwrap_err(), BundleError::Empty));
+        let manifest = receive(&bundles, pack(&[("steady.toml", "exclusive = 3")])).await.unwrap_err();
+        assert!(matches!(manifest, BundleError::Manifest(_)));
+        let large = receive(&bundles, vec![0; (1 << 20) + 1]).await.unwrap_err();
+        assert_eq!(large.status(), 413);
+    }
+
+    #[tokio::test]
+    async fn a_sweep_spares_what_is_used_and_what_is_on_its_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let bundles = Bundles::open(dir.path().into()).unwrap();
+        let a = receive(&bundles, pack(&[("a", "a")])).await.unwrap();
+        let b = receive(&bundles, pack(&[("b", "b")])).await.unwrap();
+        let c = receive(&bundles, pack(&[("c", "c")])).await.unwrap();
+        let (a_digest, b_digest) = (a.digest.clone(), b.digest.clone());
+        drop((a, b));
+        assert_eq!(bundles.sweep(&HashSet::from([a_digest.clone()])).unwrap(), 1);
+        assert!(bundles.path(&a_digest).exists() && !bundles.path(&b_digest).exists());
+        assert!(bundles.path(&c.digest).exists());
+    }
+}

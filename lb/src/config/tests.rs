@@ -1,0 +1,168 @@
+use super::*;
+
+const FULL: &str = r#"
+state_dir = "/var/lib/steady/lb"
+workers = 0
+io = "auto"
+domains = ["steady.page", "steady.sh", "localhost"]
+
+[[listen]]
+addr = "0.0.0.0:80"
+tls = false
+proxy_protocol = false
+
+[[listen]]
+addr = "0.0.0.0:443"
+tls = true
+
+[tls]
+dir = "/etc/steady/certs"
+tickets = true
+
+[private]
+addr = "127.0.0.1:9900"
+token_file = "/var/lib/steady/lb/token"
+
+[[host]]
+name = "h1"
+addr = "10.0.0.1:9911"
+control = "10.0.0.1:9912"
+token_file = "/etc/steady/h1.token"
+
+[timeouts]
+header = "10s"
+idle = "75s"
+response = "60s"
+tunnel = "1h"
+probe = "2s"
+park = "30s"
+drain = "30s"
+
+[log]
+access = "/var/log/steady/access.jsonl"
+format = "text"
+level = "info"
+
+[forwarded]
+trusted = ["10.0.0.0/8"]
+server_timing = false
+"#;
+
+fn problems(text: &str) -> Vec<String> {
+    Config::parse(text).unwrap_err().0.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_documented_file_is_read_and_its_values_are_the_defaults() {
+    let full = Config::parse(FULL).unwrap();
+    assert_eq!(full.hosts[0].control, "10.0.0.1:9912".parse().unwrap());
+    assert_eq!(full.forwarded.trusted, [Network { addr: "10.0.0.0".parse().unwrap(), prefix: 8 }]);
+    let short = Config::parse("state_dir = \"/var/lib/steady/lb\"\ndomains = [\"steady.page\"]").unwrap();
+    assert_eq!((short.timeouts, short.private, short.io), (full.timeouts, full.private, full.io));
+    assert!(short.reserved.iter().any(|name| name.as_str() == "api"));
+}
+
+#[test]
+fn the_example_in_the_documentation_is_valid() {
+    let page = include_str!("../../../docs/configuration.md");
+    let block = page.split("```toml").nth(1).unwrap().split("```").next().unwrap();
+    Config::parse(block).unwrap();
+}
+
+#[test]
+fn everything_wrong_is_said_at_once_with_its_key() {
+    let found = problems(
+        r#"
+        wokers = 3
+        io = "kqueue"
+        domains = ["Steady.page", 7, "a.b", "a.b"]
+        [[listen]]
+        tls = true
+        [[host]]
+        name = "h 1"
+        addr = "10.0.0.1:9911"
+        control = "10.0.0.1:0"
+        token_file = "t"
+        [timeouts]
+        header = "10"
+        idle = 75
+        park = "0s"
+        [limits]
+        bundle_bytes_max = -1
+        [forwarded]
+        trusted = ["10.0.0.1/8", "10.0.0.0/33", "nonsense"]
+        "#,
+    );
+    for key in [
+        "state_dir: it is missing",
+        "wokers: there is no such key",
+        "io: it is \"kqueue\"",
+        "domains[0]: ",
+        "domains[1]: it is a number",
+        "listen[0].addr: it is missing",
+        "host[0].name: ",
+        "host[0].control: ",
+        "timeouts.header: ",
+        "timeouts.idle: it is a number",
+        "timeouts.park: it is zero",
+        "limits.bundle_bytes_max: ",
+        "forwarded.trusted[0]: \"10.0.0.1/8\" has bits beyond its prefix: did you mean \"10.0.0.0/8\"?",
+        "forwarded.trusted[1]: ",
+        "forwarded.trusted[2]: ",
+    ] {
+        assert!(found.iter().any(|problem| problem.starts_with(key)), "{key} is not in {found:#?}");
+    }
+}
+
+#[test]
+fn twins_and_a_tls_listener_without_certificates_are_refused() {
+    let host = "[[host]]\nname = \"h\"\naddr = \"1.1.1.1:1\"\ncontrol = \"1.1.1.1:2\"\ntoken_file = \"t\"\n";
+    let head = "state_dir = \"/x\"\ndomains = [\"a.b\", \"a.b\"]\n[[listen]]\naddr = \"0.0.0.0:1\"\ntls = true\n";
+    let found = problems(&format!("{head}{host}{host}"));
+    assert_eq!(found.len(), 4, "{found:#?}");
+    assert!(found[0].starts_with("domains[1]: a.b is given twice"));
+    assert!(found[1].starts_with("host[1].name"));
+    assert!(found[2].starts_with("host[1].addr"));
+    assert!(found[3].starts_with("tls.dir"));
+}
+
+#[test]
+fn what_is_not_toml_is_one_problem() {
+    assert_eq!(problems("state_dir = ").len(), 1);
+}
+
+#[test]
+fn networks_are_read_in_both_families() {
+    for good in ["0.0.0.0/0", "::/0", "192.168.1.0/24", "fd00::/8", "127.0.0.1", "::1"] {
+        parse_network(good).unwrap();
+    }
+    assert_eq!(parse_network("127.0.0.1").unwrap().prefix, 32);
+    assert!(parse_network("fd00::1/8").is_err());
+}
+
+#[test]
+fn a_reload_takes_live_keys_and_names_those_that_wait() {
+    let old = Config::parse(FULL).unwrap();
+    let mut new = old.clone();
+    new.timeouts.idle = Duration::from_secs(1);
+    new.hosts.clear();
+    new.workers = 7;
+    new.log.level = "debug".into();
+    let reload = old.reload(&new);
+    assert_eq!(reload.live, ["host", "timeouts"]);
+    assert_eq!(reload.restart, ["workers", "log"]);
+    assert_eq!(reload.effective.timeouts.idle, Duration::from_secs(1));
+    assert_eq!(reload.effective.workers, 0);
+    assert!(old.reload(&old).live.is_empty());
+}
+
+#[test]
+fn files_that_are_not_there_are_named() {
+    let mut config = Config::parse(FULL).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    config.hosts[0].token_file = dir.path().join("none");
+    config.tls = Some(Tls { dir: dir.path().into(), tickets: true });
+    let found = config.check_files();
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].key, "host[0].token_file");
+}

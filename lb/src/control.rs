@@ -1,0 +1,429 @@
+//! The one writer of what the workers see.
+//!
+//! ```text
+//!   commit ─▶ would the table take it? ─▶ store ─▶ table file ─▶ snapshot ─▶ Plane::publish ─▶ every worker runs it
+//! ```
+//!
+//! One task does this for one commit after another, so that store, table and snapshot never disagree about the order, and a
+//! caller that goes away leaves nothing half done. The store wins: when the table's file cannot be written, it is written
+//! anew from the store with the next command. Snapshots that the workers have let go of are freed here, not by them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use steady_table::{Routes, TableDir};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::certs::Certs;
+use crate::derive::{self, Derived, derive};
+use crate::limits::{CONTROL_QUEUE, SETTLE};
+use crate::metrics::Metrics;
+use crate::snapshot::{HostState, Plane, Settings, Snapshot};
+use crate::store::{Commit, Store, StoreError, Write};
+
+/// Looks at what the workers have reached, at first and at most this often.
+const SETTLE_LOOK_FIRST: Duration = Duration::from_micros(50);
+const SETTLE_LOOK_MOST: Duration = Duration::from_millis(5);
+/// How often snapshots that nobody uses any more are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// A handle to the writer. Cheap to clone.
+#[derive(Clone)]
+pub struct Control {
+    commands: mpsc::Sender<Command>,
+    published: Arc<ArcSwap<Published>>,
+    plane: Arc<dyn Plane>,
+    store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control").field("publication", &self.published().publication).finish_non_exhaustive()
+    }
+}
+
+/// What the workers were last given.
+#[derive(Clone, Debug)]
+pub struct Published {
+    pub snapshot: Arc<Snapshot>,
+    /// Its number; [`Control::settle`] waits for it.
+    pub publication: u64,
+    /// The table is behind the store, because its file could not be written.
+    pub behind: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// The routing table does not take this change; every reason is named. Nothing was changed.
+    #[error("{}", .0.join("; "))]
+    Refused(Vec<String>),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store has the change, the table's file not yet.
+    #[error("the change is stored, but the routing table cannot be written: {0}; look at the disk of state_dir")]
+    Table(String),
+    /// Some worker did not take a publication up.
+    #[error("a worker still runs an older routing table after {} s", SETTLE.as_secs())]
+    Unsettled,
+    #[error("the edge is stopping")]
+    Stopped,
+}
+
+enum Command {
+    Commit(Commit, oneshot::Sender<Result<u64, ControlError>>),
+    CatchUp(oneshot::Sender<Result<(), ControlError>>),
+    Host(String, HostState),
+    Settings(Box<Settings>),
+    Certs(Certs),
+}
+
+/// What the first snapshot is made of.
+#[derive(Debug)]
+pub struct Initial {
+    pub routes: Arc<Routes>,
+    pub certs: Certs,
+    pub settings: Settings,
+}
+
+/// Publishes what is known before the store is: the last good table.
+pub fn publish_first(plane: &dyn Plane, initial: &Initial) -> Published {
+    let hosts = vec![HostState::Suspected; initial.routes.hosts().len()];
+    let snapshot = Arc::new(Snapshot {
+        routes: Arc::clone(&initial.routes),
+        hosts,
+        certs: initial.certs.clone(),
+        settings: initial.settings.clone(),
+    });
+    let publication = plane.publish(Arc::clone(&snapshot));
+    Published { snapshot, publication, behind: false }
+}
+
+/// Writes the table anew where it is not what the store says, and tells how they differed. The table afterwards; on an error
+/// the directory comes back, so that it can be tried again.
+pub async fn reconcile_table(
+    mut dir: TableDir,
+    routes: Option<Arc<Routes>>,
+    store: &dyn Store,
+) -> Result<(TableDir, Arc<Routes>), (TableDir, ControlError)> {
+    let (wanted, revision) = match compare(routes.as_deref(), store).await {
+        Ok(Some(todo)) => todo,
+        Ok(None) => match routes {
+            Some(routes) => return Ok((dir, routes)),
+            None => return Err((dir, ControlError::Table("it was there a moment ago".into()))),
+        },
+        Err(error) => return Err((dir, error)),
+    };
+    let work = tokio::task::spawn_blocking(move || {
+        let result = dir.replace(wanted, revision);
+        (dir, result)
+    });
+    match work.await {
+        Ok((dir, Ok(routes))) => Ok((dir, Arc::new(routes))),
+        Ok((dir, Err(error))) => Err((dir, ControlError::Table(error.to_string()))),
+        // A panic of the writer is a fault of ours, and takes its directory with it.
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is ending, and this with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// What the table should be and its revision; `None` if it is that already.
+async fn compare(
+    routes: Option<&Routes>,
+    store: &dyn Store,
+) -> Result<Option<(steady_table::Contents, u64)>, ControlError> {
+    let contents = store.load().await?;
+    let table_revision = routes.map_or(0, Routes::revision);
+    let revision = contents.revision;
+    if let Some(routes) = routes
+        && revision == 0
+        && routes.app_count() > 0
+    {
+        let what = format!(
+            "it is new, while the routing table knows {} applications: bring the store back from a copy, or remove the \
+             directory `table` beside it to begin anew",
+            routes.app_count()
+        );
+        return Err(StoreError::Failed(what).into());
+    }
+    let (wanted, told) = derive::whole(contents);
+    for reason in told {
+        tracing::error!(reason, "a record of the store is left out of the routing table");
+    }
+    if let Some(routes) = routes {
+        let found = derive::differences(routes, &wanted);
+        if found.is_empty() && table_revision == revision {
+            return Ok(None);
+        }
+        for difference in found {
+            tracing::warn!(difference, "the routing table is not what the store says; the store wins");
+        }
+    }
+    let revision = revision.max(table_revision + 1);
+    store.commit(Commit { writes: vec![Write::RaiseRevision(revision)], ..Commit::default() }).await?;
+    Ok(Some((wanted, revision)))
+}
+
+impl Control {
+    /// Starts the writer on what [`reconcile_table`] gave, and publishes it. It ends when every handle is dropped.
+    pub fn start(
+        dir: TableDir,
+        initial: Initial,
+        first: Option<Published>,
+        store: Arc<dyn Store>,
+        plane: Arc<dyn Plane>,
+        metrics: Arc<Metrics>,
+    ) -> Control {
+        let published = publish_first(&*plane, &initial);
+        let old = first.map(|first| (published.publication, first.snapshot)).into_iter().collect();
+        let published = Arc::new(ArcSwap::from_pointee(published));
+        let (commands, queue) = mpsc::channel(CONTROL_QUEUE);
+        let writer = Writer {
+            dir: Some(dir),
+            routes: initial.routes,
+            states: HashMap::new(),
+            certs: initial.certs,
+            settings: initial.settings,
+            store: Arc::clone(&store),
+            plane: Arc::clone(&plane),
+            published: Arc::clone(&published),
+            old,
+            behind: false,
+            metrics: Arc::clone(&metrics),
+        };
+        tokio::spawn(writer.run(queue));
+        Control { commands, published, plane, store, metrics }
+    }
+
+    /// Makes a change: stored, in the table's file, and published. The publication's number. On [`ControlError::Refused`]
+    /// and [`ControlError::Store`] nothing was changed.
+    pub async fn commit(&self, commit: Commit) -> Result<u64, ControlError> {
+        let (done, answer) = oneshot::channel();
+        self.commands.send(Command::Commit(commit, done)).await.map_err(|_| ControlError::Stopped)?;
+        answer.await.map_err(|_| ControlError::Stopped)?
+    }
+
+    /// Writes the table anew if it is behind the store.
+    pub async fn catch_up(&self) -> Result<(), ControlError> {
+        let (done, answer) = oneshot::channel();
+        self.commands.send(Command::CatchUp(done)).await.map_err(|_| ControlError::Stopped)?;
+        answer.await.map_err(|_| ControlError::Stopped)?
+    }
+
+    /// What the workers were last given.
+    pub fn published(&self) -> Arc<Published> {
+        self.published.load_full()
+    }
+
+    /// Waits until every worker runs what is published now, or something newer.
+    pub async fn settle(&self) -> Result<(), ControlError> {
+        let publication = self.published().publication;
+        let begin = Instant::now();
+        let mut pause = SETTLE_LOOK_FIRST;
+        while self.plane.settled() < publication {
+            if begin.elapsed() > SETTLE {
+                return Err(ControlError::Unsettled);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(SETTLE_LOOK_MOST);
+        }
+        self.metrics.settled(begin.elapsed());
+        Ok(())
+    }
+
+    /// Whether every worker runs what was published last, and that is what the store says.
+    pub fn is_settled(&self) -> bool {
+        let published = self.published();
+        !published.behind && self.plane.settled() >= published.publication
+    }
+
+    pub async fn set_host(&self, host: &str, state: HostState) {
+        self.tell(Command::Host(host.to_owned(), state)).await;
+    }
+
+    pub async fn set_settings(&self, settings: Settings) {
+        self.tell(Command::Settings(Box::new(settings))).await;
+    }
+
+    pub async fn set_certs(&self, certs: Certs) {
+        self.tell(Command::Certs(certs)).await;
+    }
+
+    pub fn plane(&self) -> &dyn Plane {
+        &*self.plane
+    }
+
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    async fn tell(&self, command: Command) {
+        // A writer that is gone has nobody to tell it to.
+        let _ = self.commands.send(command).await;
+    }
+}
+
+struct Writer {
+    /// Away only while a blocking call has it.
+    dir: Option<TableDir>,
+    routes: Arc<Routes>,
+    states: HashMap<String, HostState>,
+    certs: Certs,
+    settings: Settings,
+    store: Arc<dyn Store>,
+    plane: Arc<dyn Plane>,
+    published: Arc<ArcSwap<Published>>,
+    /// What was published before, and the publication that replaced it.
+    old: Vec<(u64, Arc<Snapshot>)>,
+    behind: bool,
+    metrics: Arc<Metrics>,
+}
+
+impl Writer {
+    async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
+        let mut sweep = tokio::time::interval(SWEEP);
+        loop {
+            tokio::select! {
+                command = queue.recv() => match command {
+                    Some(command) => self.handle(command).await,
+                    None => return,
+                },
+                _ = sweep.tick() => self.sweep(),
+            }
+        }
+    }
+
+    async fn handle(&mut self, command: Command) {
+        match command {
+            Command::Commit(commit, done) => {
+                let result = self.commit(commit).await;
+                if let Err(error) = &result {
+                    self.metrics.commit_failed();
+                    tracing::warn!(%error, "a change was not made");
+                }
+                // Whoever asked may have left; what is done is done.
+                let _ = done.send(result);
+            }
+            Command::CatchUp(done) => {
+                let result = if self.behind { self.catch_up().await } else { Ok(()) };
+                let _ = done.send(result);
+            }
+            Command::Host(host, state) => {
+                if self.states.insert(host, state) != Some(state) {
+                    self.publish();
+                }
+            }
+            Command::Settings(settings) => {
+                if *settings != self.settings {
+                    self.settings = *settings;
+                    self.publish();
+                }
+            }
+            Command::Certs(certs) => {
+                self.certs = certs;
+                self.publish();
+            }
+        }
+    }
+
+    async fn commit(&mut self, commit: Commit) -> Result<u64, ControlError> {
+        if !commit.changes_routes() {
+            self.store.commit(commit).await?;
+            self.metrics.committed();
+            return Ok(self.published.load().publication);
+        }
+        if self.behind {
+            self.catch_up().await?;
+        }
+        let derived = derive(&self.routes, &commit).map_err(ControlError::Refused)?;
+        let revision = self.store.commit(commit).await?;
+        self.metrics.committed();
+        let written = match derived {
+            Derived::Changes(changes) => {
+                let routes = Arc::clone(&self.routes);
+                self.write(move |dir| dir.apply(&routes, &changes, revision)).await
+            }
+            // The revision counts what the store says; the table follows with the next change.
+            Derived::Nothing => return Ok(self.published.load().publication),
+            Derived::Anew => self.write_anew(revision).await,
+        };
+        match written {
+            Ok(()) => Ok(self.publish()),
+            Err(error) => {
+                tracing::error!(%error, "the routing table is written anew from the store");
+                self.behind = true;
+                self.catch_up().await?;
+                Ok(self.published.load().publication)
+            }
+        }
+    }
+
+    /// Brings the table to what the store says.
+    async fn catch_up(&mut self) -> Result<(), ControlError> {
+        let ahead = Commit { writes: vec![Write::RaiseRevision(self.routes.revision() + 1)], ..Commit::default() };
+        let revision = self.store.commit(ahead).await?;
+        let result = self.write_anew(revision).await;
+        self.behind = result.is_err();
+        self.publish();
+        result
+    }
+
+    async fn write_anew(&mut self, revision: u64) -> Result<(), ControlError> {
+        let (contents, told) = derive::whole(self.store.load().await?);
+        for reason in told {
+            tracing::error!(reason, "a record of the store is left out of the routing table");
+        }
+        self.write(move |dir| dir.replace(contents, revision)).await
+    }
+
+    async fn write(
+        &mut self,
+        work: impl FnOnce(&mut TableDir) -> steady_table::Result<Routes> + Send + 'static,
+    ) -> Result<(), ControlError> {
+        let Some(mut dir) = self.dir.take() else {
+            return Err(ControlError::Table("an earlier write of it panicked; restart this edge".into()));
+        };
+        let done = tokio::task::spawn_blocking(move || {
+            let result = work(&mut dir);
+            (dir, result)
+        });
+        let (dir, result) = done.await.map_err(|error| ControlError::Table(error.to_string()))?;
+        self.dir = Some(dir);
+        self.routes = Arc::new(result.map_err(|error| ControlError::Table(error.to_string()))?);
+        Ok(())
+    }
+
+    fn publish(&mut self) -> u64 {
+        let known = |name: &str| self.states.get(name).copied().unwrap_or(HostState::Suspected);
+        let snapshot = Arc::new(Snapshot {
+            hosts: self.routes.hosts().iter().map(|host| known(host.name())).collect(),
+            routes: Arc::clone(&self.routes),
+            certs: self.certs.clone(),
+            settings: self.settings.clone(),
+        });
+        let publication = self.plane.publish(Arc::clone(&snapshot));
+        let behind = self.behind;
+        let before = self.published.swap(Arc::new(Published { snapshot, publication, behind }));
+        self.old.push((publication, Arc::clone(&before.snapshot)));
+        self.metrics.published(self.routes.revision());
+        drop(before);
+        self.sweep();
+        publication
+    }
+
+    /// Frees what was replaced, once no worker runs it and nobody else holds it.
+    fn sweep(&mut self) {
+        let settled = self.plane.settled();
+        let in_use =
+            |(replaced_by, snapshot): &(u64, Arc<Snapshot>)| settled < *replaced_by || Arc::strong_count(snapshot) > 1;
+        // A large table takes milliseconds to unmap; that is ours to spend, not a worker's.
+        self.old.retain(in_use);
+        self.metrics.snapshots_held(self.old.len() + 1);
+    }
+}

@@ -1,0 +1,183 @@
+//! `steady lb`: from a configuration file to a running edge.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use serde_json::json;
+use steady_proxy::log::LogSink;
+use steady_proxy::tls::TicketKeys;
+use steady_proxy::{Blueprint, Limits, Listener, daemon};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::certs::{self, Certs};
+use crate::config::{Config, Io as IoChoice, LogFormat};
+use crate::data::DataPlane;
+use crate::edge::{self, Facts};
+use crate::run::{Parts, Ready, run};
+use crate::signals::{self, Order};
+
+/// What clients may have under way of one body: more than an agent's stream takes before it has accepted the request, so
+/// that a full window there is noticed here (see `relay` in the engine).
+const CLIENT_WINDOW: u32 = 96 * 1024;
+const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
+
+/// Runs the edge of this file, or with `check` only says what is wrong with it.
+pub fn main(file: &Path, check: bool) -> ExitCode {
+    if check {
+        let problems = crate::run::check(file);
+        for problem in &problems {
+            eprintln!("{}: {problem}", file.display());
+        }
+        if problems.is_empty() {
+            println!("{}: good", file.display());
+        }
+        return if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    let config = match Config::load(file) {
+        Ok(config) => config,
+        Err(invalid) => {
+            for problem in invalid.0 {
+                eprintln!("{}: {problem}", file.display());
+            }
+            return ExitCode::FAILURE;
+        }
+    };
+    daemon::start_log(config.log.format == LogFormat::Json, &config.log.level);
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let served = match builder.worker_threads(1).thread_name("control").enable_all().build() {
+        Ok(runtime) => runtime.block_on(serve(config, file)),
+        Err(error) => Err(format!("the control side's runtime cannot be started: {error}")),
+    };
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            tracing::error!("{reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(config: Config, file: &Path) -> Result<(), String> {
+    let say = |error: &dyn std::fmt::Display| error.to_string();
+    let orders = signals::listen().map_err(|error| say(&error))?;
+    daemon::raise_descriptors();
+    let choice = match config.io {
+        IoChoice::Auto => steady_ring::Choice::Auto,
+        IoChoice::Uring => steady_ring::Choice::Uring,
+        IoChoice::Epoll => steady_ring::Choice::Epoll,
+    };
+    let io = daemon::Io::choose(choice)?;
+    let workers = daemon::workers(config.workers);
+    let log = config.log.access.as_deref().map(|path| {
+        LogSink::open(path).map_err(|error| format!("the access log {} cannot be opened: {error}", path.display()))
+    });
+    let log = log.transpose()?;
+
+    let mut sockets = Vec::new();
+    let mut listeners = Vec::new();
+    let mut bound = Vec::new();
+    for listen in &config.listen {
+        let (socket, addr) = daemon::listen(listen.addr)?;
+        sockets.push(socket);
+        bound.push(edge::Listener { addr, tls: listen.tls });
+        let limits = steady_http::Limits { stream_window: CLIENT_WINDOW, ..steady_http::Limits::default() };
+        listeners.push(Listener { tls: listen.tls, proxy_protocol: listen.proxy_protocol, limits });
+    }
+    let worker =
+        steady_proxy::Config { listeners, limits: Limits::default(), upstream_limits: steady_http::Limits::default() };
+    let blueprint = Blueprint { uring: io.uring, ring: steady_ring::Config::default(), worker, sockets, pin: true };
+    let plane = Arc::new(DataPlane::new(workers, blueprint, log.as_ref()));
+
+    let reload = Arc::new(Notify::new());
+    let certs = watch_certs(&config, &reload)?;
+    let facts = Facts {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        workers,
+        io: io.name().to_owned(),
+        io_reason: io.fallback.as_ref().map(|(why, _)| why.clone()),
+        listeners: bound.clone(),
+    };
+    let (tell_ready, ready) = oneshot::channel::<Ready>();
+    let ready_file = config.state_dir.join("ready.json");
+    tokio::spawn(say_ready(ready, ready_file.clone(), bound));
+    let log_handle = log.as_ref().map(LogSink::handle);
+    let on_reload = move || {
+        reload.notify_one();
+        if let Some(log) = &log_handle {
+            log.reopen();
+        }
+    };
+    let (watched, orders) = watch_workers(Arc::clone(&plane), orders);
+    let parts = Parts {
+        facts,
+        clock: edge::system_clock(),
+        config_file: Some(file.to_owned()),
+        orders,
+        certs,
+        on_reload: Box::new(on_reload),
+        ready: Some(tell_ready),
+    };
+    let ended = run(config, Arc::clone(&plane) as Arc<dyn crate::snapshot::Plane>, parts).await;
+    // Nobody should take a stale file for a running edge; one that is gone already is as good.
+    let _ = std::fs::remove_file(&ready_file);
+    watched.abort();
+    let failure = plane.failure();
+    if let Some(plane) = Arc::into_inner(plane) {
+        plane.stop();
+    }
+    ended.map_err(|error| say(&error))?;
+    failure.map_or(Ok(()), Err)
+}
+
+/// Certificates as they are on disk, and as they change. Without `[tls]` there are none.
+fn watch_certs(config: &Config, reload: &Arc<Notify>) -> Result<tokio::sync::watch::Receiver<Certs>, String> {
+    let Some(tls) = &config.tls else {
+        let (sender, receiver) = tokio::sync::watch::channel(Certs::default());
+        drop(sender);
+        return Ok(receiver);
+    };
+    let path = config.state_dir.join("ticket-keys");
+    let tickets = if tls.tickets {
+        std::fs::create_dir_all(&config.state_dir).map_err(|error| error.to_string())?;
+        let keys = TicketKeys::open(&path, std::time::SystemTime::now());
+        Some(Arc::new(keys.map_err(|error| format!("the ticket keys {}: {error}", path.display()))?))
+    } else {
+        None
+    };
+    certs::watch(&tls.dir, tickets, ALPN, Arc::clone(reload)).map_err(|error| error.to_string())
+}
+
+/// Writes where everything listens once the private port answers.
+async fn say_ready(ready: oneshot::Receiver<Ready>, file: std::path::PathBuf, listeners: Vec<edge::Listener>) {
+    let Ok(ready) = ready.await else { return };
+    let contents = json!({ "pid": std::process::id(), "listeners": listeners, "private": ready.private });
+    if let Err(error) = daemon::write_whole(&file, contents.to_string().as_bytes()) {
+        tracing::error!(%error, file = %file.display(), "cannot say that it is ready");
+    }
+}
+
+/// Stops the edge when a worker fails: a supervisor restarts it whole, rather than have it serve with fewer.
+fn watch_workers(
+    plane: Arc<DataPlane>,
+    mut orders: mpsc::Receiver<Order>,
+) -> (tokio::task::JoinHandle<()>, mpsc::Receiver<Order>) {
+    let (send, receive) = mpsc::channel(8);
+    let watch = tokio::spawn(async move {
+        let mut look = tokio::time::interval(std::time::Duration::from_millis(500));
+        loop {
+            let order = tokio::select! {
+                order = orders.recv() => order,
+                _ = look.tick() => plane.failure().map(|reason| {
+                    tracing::error!(reason, "stopping");
+                    Order::Stop
+                }),
+            };
+            match order {
+                Some(order) if send.send(order).await.is_err() => return,
+                Some(_) | None => {}
+            }
+        }
+    });
+    (watch, receive)
+}

@@ -1,0 +1,388 @@
+//! The edge's policy: which host a request goes to.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use steady_http::{Head, Method, Name};
+use steady_proxy::log::{LogWriter, json};
+use steady_proxy::{
+    AttemptEnd, Decision, Judgement, ParkKey, Policy, Protocol, Record, Refusal, Reply, Request, Target, Timeouts,
+    Timing,
+};
+use steady_ring::{Addr, Time};
+use steady_table::{Endpoint, HostIndex, Moving, Resolution, Route, Routes};
+use steady_timing::RequestTiming;
+
+use super::moves::{Moves, Step};
+use super::stats::EdgeStats;
+use super::{access_log, forwarded};
+use crate::snapshot::{HostState, Settings, Snapshot};
+
+/// What of a request's body is kept until the agent has accepted the request; the agent's initial stream window.
+const REPLAY_BYTES_MAX: u32 = 64 * 1024;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// See the module. One a worker.
+#[derive(Debug)]
+pub struct EdgePolicy {
+    stats: Arc<EdgeStats>,
+    log: Option<LogWriter>,
+    stamps: json::Timestamps,
+    rng: Rng,
+    settings: Settings,
+    hosts: Vec<HostEntry>,
+    moves: Moves,
+    /// What the table said of an application when requests for it began to wait.
+    waiting: HashMap<ParkKey, Placement>,
+    scratch: Vec<u8>,
+}
+
+/// A host of the table, made ready for use.
+#[derive(Debug)]
+struct HostEntry {
+    name: Box<str>,
+    /// `None`: the table's text is no address, which its writer has checked.
+    addr: Option<Addr>,
+    /// Connections are shared under this; another address, another key.
+    upstream: u64,
+    state: HostState,
+    /// Requests of this worker that are with it now.
+    in_flight: u32,
+}
+
+/// Where the table places an application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Placement {
+    name: Box<str>,
+    generation: u64,
+    moving: Option<Moving>,
+}
+
+/// What the policy remembers of a request.
+#[derive(Debug, Default)]
+pub struct Ticket {
+    /// Where the attempt under way goes.
+    host: Option<HostIndex>,
+    generation: u64,
+    /// Counted as in flight there.
+    counted: bool,
+    /// The last host that was tried; for the log.
+    last: Option<HostIndex>,
+    /// An agent refused it, or could not be reached, in this placement.
+    refused: Option<(HostIndex, u64)>,
+    /// It was the agent's own word.
+    by_agent: bool,
+    /// How many answers the old host had given when it began to wait.
+    asked: Option<u64>,
+    /// The deadline of its first parking, which later ones keep.
+    until: Option<Time>,
+    /// What the agent measured.
+    pub(super) timing: RequestTiming,
+}
+
+impl EdgePolicy {
+    pub(super) fn new(stats: Arc<EdgeStats>, log: Option<LogWriter>) -> EdgePolicy {
+        EdgePolicy {
+            stats,
+            log,
+            stamps: json::Timestamps::default(),
+            rng: Rng::new(),
+            settings: Settings::default(),
+            hosts: Vec::new(),
+            moves: Moves::default(),
+            waiting: HashMap::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Where a request for this application goes now.
+    fn place(&mut self, route: &Route<'_>, request: &mut Request<'_, Ticket>) -> Decision {
+        if let Some(moving) = route.moving() {
+            return self.place_moving(route, moving, request);
+        }
+        let generation = route.generation();
+        let Some(host) = self.pick(route, request.ticket) else {
+            return Decision::Reply(Reply::Refuse(Refusal::HostDown));
+        };
+        if request.ticket.refused == Some((host, generation)) && request.ticket.by_agent {
+            // The agent knows better than this table: the next one will say where to.
+            return self.park(route, request);
+        }
+        self.forward(route.name(), host, generation, request)
+    }
+
+    fn place_moving(&mut self, route: &Route<'_>, moving: Moving, request: &mut Request<'_, Ticket>) -> Decision {
+        let generation = route.generation();
+        let known = self.moves.of(route.app_id(), route.name(), generation, moving);
+        if request.ticket.refused == Some((moving.from, generation)) {
+            known.not_live = true;
+        }
+        let step = known.step(request.ticket.asked);
+        request.ticket.asked = Some(known.answers());
+        match step {
+            Step::Old => self.forward(route.name(), moving.from, generation, request),
+            Step::New => {
+                self.stats.fallbacks.add(1);
+                if request.ticket.refused == Some((moving.to, moving.generation)) {
+                    return self.park(route, request);
+                }
+                self.forward(route.name(), moving.to, moving.generation, request)
+            }
+            Step::Wait => self.park(route, request),
+            Step::Ask => {
+                let Some(target) = self.target(moving.from, self.settings.probe_timeout) else {
+                    return Decision::Reply(Reply::Refuse(Refusal::HostDown));
+                };
+                let Decision::Park { key, until, refusal } = self.park(route, request) else {
+                    return Decision::Reply(Reply::Refuse(Refusal::ParkTimeout));
+                };
+                if let Some(known) = self.moves.known(route.app_id()) {
+                    known.asking = true;
+                }
+                self.stats.probes.add(1);
+                let ask_until = request.now + self.settings.probe_timeout;
+                Decision::Ask { key, target, ask_until, until, refusal }
+            }
+        }
+    }
+
+    /// Has it wait for another table, or for the verdict about a move.
+    fn park(&mut self, route: &Route<'_>, request: &mut Request<'_, Ticket>) -> Decision {
+        let until = *request.ticket.until.get_or_insert(request.now + self.settings.park_timeout);
+        if until <= request.now {
+            return Decision::Reply(Reply::Refuse(Refusal::ParkTimeout));
+        }
+        let key = ParkKey(route.app_id());
+        let placement = Placement { name: route.name().into(), generation: route.generation(), moving: route.moving() };
+        self.waiting.insert(key, placement);
+        Decision::Park { key, until, refusal: Refusal::ParkTimeout }
+    }
+
+    /// An endpoint: the one there is, or the less loaded of two chosen by weight.
+    fn pick(&mut self, route: &Route<'_>, ticket: &Ticket) -> Option<HostIndex> {
+        let mut endpoints = route.endpoints();
+        if endpoints.len() == 1 {
+            return endpoints.next().map(|endpoint| endpoint.host).filter(|&host| !self.is_down(host));
+        }
+        let avoided = ticket.refused.map(|(host, _)| host);
+        let hosts = &self.hosts;
+        let is_down = |host: HostIndex| hosts.get(host.0 as usize).is_none_or(|entry| entry.state == HostState::Down);
+        let usable =
+            |endpoint: &Endpoint| endpoint.weight > 0 && Some(endpoint.host) != avoided && !is_down(endpoint.host);
+        let total: u32 = endpoints.clone().filter(usable).map(|endpoint| u32::from(endpoint.weight)).sum();
+        if total == 0 {
+            return endpoints.map(|endpoint| endpoint.host).find(|&host| !is_down(host));
+        }
+        let rng = &mut self.rng;
+        let draws = [rng.u32(..total), rng.u32(..total)];
+        let drawn = draws.map(|mut draw| {
+            endpoints.clone().filter(usable).find(|endpoint| {
+                let weight = u32::from(endpoint.weight);
+                let hit = draw < weight;
+                draw = draw.saturating_sub(weight);
+                hit
+            })
+        });
+        let load = |endpoint: &Endpoint| hosts.get(endpoint.host.0 as usize).map_or(0, |host| host.in_flight);
+        drawn.into_iter().flatten().min_by_key(load).map(|endpoint| endpoint.host)
+    }
+
+    fn is_down(&self, host: HostIndex) -> bool {
+        self.hosts.get(host.0 as usize).is_none_or(|entry| entry.state == HostState::Down)
+    }
+
+    fn target(&self, host: HostIndex, response_timeout: Duration) -> Option<Target> {
+        let entry = self.hosts.get(host.0 as usize)?;
+        Some(Target {
+            upstream: entry.upstream,
+            addr: entry.addr.clone()?,
+            protocol: Protocol::H2c,
+            tls: None,
+            connect_timeout: CONNECT_TIMEOUT,
+            response_timeout,
+            replay_bytes_max: REPLAY_BYTES_MAX,
+        })
+    }
+
+    fn forward(&mut self, name: &str, host: HostIndex, generation: u64, request: &mut Request<'_, Ticket>) -> Decision {
+        let Some(target) = self.target(host, self.settings.response_timeout) else {
+            return Decision::Reply(Reply::Refuse(Refusal::HostDown));
+        };
+        let mut digits = [0; 20];
+        request.head.set(Name::SteadyApp, name.as_bytes());
+        request.head.set(Name::SteadyGeneration, steady_proxy::respond::decimal(generation, &mut digits));
+        let ticket = &mut *request.ticket;
+        ticket.host = Some(host);
+        ticket.last = Some(host);
+        ticket.generation = generation;
+        ticket.counted = true;
+        self.hosts[host.0 as usize].in_flight += 1;
+        Decision::Forward(target)
+    }
+
+    /// Whether the certificate that the client was shown is good for what it asks for now.
+    fn is_directed(snapshot: &Snapshot, request: &Request<'_, Ticket>) -> bool {
+        if !request.is_tls {
+            return true;
+        }
+        let authority = request.head.authority();
+        let end = authority.iter().rposition(|&byte| byte == b':').unwrap_or(authority.len());
+        let host = std::str::from_utf8(&authority[..end]).unwrap_or_default();
+        request.server_name.is_some_and(|name| name.eq_ignore_ascii_case(host))
+            || snapshot.certs.set.covers(request.server_name, host)
+    }
+}
+
+impl Policy for EdgePolicy {
+    type Snapshot = Snapshot;
+    type Ticket = Ticket;
+
+    fn published(&mut self, snapshot: &Snapshot) -> Timeouts {
+        let states = snapshot.hosts.iter().copied().chain(std::iter::repeat(HostState::Up));
+        let hosts = snapshot.routes.hosts().iter().zip(states).map(|(host, state)| {
+            let known = self.hosts.iter().find(|known| *known.name == *host.name());
+            HostEntry {
+                name: host.name().into(),
+                addr: host.addr().parse().ok(),
+                upstream: upstream_key(host.name(), host.addr()),
+                state,
+                in_flight: known.map_or(0, |known| known.in_flight),
+            }
+        });
+        self.hosts = hosts.collect();
+        self.moves.published(&snapshot.routes);
+        self.settings = snapshot.settings.clone();
+        Timeouts {
+            header: self.settings.header_timeout,
+            idle: self.settings.idle_timeout,
+            stall: self.settings.tunnel_timeout,
+            total: self.settings.total_timeout,
+        }
+    }
+
+    fn tls(&mut self, snapshot: &Snapshot, _: Option<&str>) -> Option<Arc<rustls::ServerConfig>> {
+        snapshot.certs.config.clone()
+    }
+
+    fn admit(&mut self, snapshot: &Snapshot, request: &mut Request<'_, Ticket>) -> Option<Reply> {
+        let head = &mut *request.head;
+        head.retain(|field| !Name::is_reserved(field.name));
+        let trusted = forwarded::is_trusted(request.peer, &self.settings.trusted);
+        forwarded::write(head, request.peer, trusted, &mut self.rng, &mut self.scratch);
+        if head.method == Method::Trace || (head.is_connect() && head.protocol().is_empty()) {
+            return Some(Reply::Refuse(Refusal::MethodRefused));
+        }
+        if !Self::is_directed(snapshot, request) {
+            return Some(Reply::Refuse(Refusal::Misdirected));
+        }
+        None
+    }
+
+    fn route(&mut self, snapshot: &Snapshot, request: &mut Request<'_, Ticket>) -> Decision {
+        let refusal = match snapshot.routes.resolve(request.head.authority()) {
+            Resolution::App(route) => return self.place(&route, request),
+            Resolution::NoSuchApp => Refusal::NoSuchApp,
+            Resolution::NotOurs => Refusal::NotOurs,
+            Resolution::Bad => Refusal::BadAuthority,
+        };
+        Decision::Reply(Reply::Refuse(refusal))
+    }
+
+    fn may_resume(&mut self, snapshot: &Snapshot, key: ParkKey) -> bool {
+        let Some(before) = self.waiting.get(&key) else { return true };
+        let changed = !is_placed(&snapshot.routes, before);
+        if changed {
+            self.waiting.remove(&key);
+        }
+        changed
+    }
+
+    fn unparked(&mut self, _: &mut Ticket, _: ParkKey, waited: Duration) {
+        self.stats.waited(waited);
+    }
+
+    fn question(&mut self, key: ParkKey, head: &mut Head) {
+        let Some(known) = self.moves.known(key.0) else { return };
+        head.method = Method::Head;
+        head.set_authority(known.name.as_bytes());
+        head.set_path(b"/");
+        let mut digits = [0; 20];
+        head.push_known(Name::SteadyApp, known.name.as_bytes());
+        head.push_known(Name::SteadyGeneration, steady_proxy::respond::decimal(known.generation, &mut digits));
+        head.push_known(Name::SteadyProbe, b"1");
+    }
+
+    fn answered(&mut self, key: ParkKey, response: Option<&Head>, _: Time) {
+        let live = response.is_some_and(|head| head.status == 200);
+        if let Some(known) = self.moves.known(key.0) {
+            known.answered(live);
+        }
+        if live { &self.stats.verdicts_live } else { &self.stats.verdicts_not_live }.add(1);
+    }
+
+    fn attempt_ended(&mut self, ticket: &mut Ticket, end: AttemptEnd, _: Time) {
+        let Some(host) = ticket.host.take() else { return };
+        if std::mem::take(&mut ticket.counted)
+            && let Some(entry) = self.hosts.get_mut(host.0 as usize)
+        {
+            entry.in_flight = entry.in_flight.saturating_sub(1);
+        }
+        if end.is_unprocessed() {
+            self.stats.refused.add(u64::from(end == AttemptEnd::Refused));
+            ticket.refused = Some((host, ticket.generation));
+            ticket.by_agent = end == AttemptEnd::Refused;
+        }
+    }
+
+    fn judge(&mut self, ticket: &mut Ticket, response: &mut Head) -> Judgement {
+        let refused = response.get(Name::SteadyRefused).is_some();
+        if let Some(timing) = response.get(Name::SteadyTiming) {
+            ticket.timing = RequestTiming::parse(timing).unwrap_or_default();
+        }
+        response.retain(|field| !Name::is_reserved(field.name));
+        if refused { Judgement::Refused } else { Judgement::Pass }
+    }
+
+    fn respond(&mut self, request: &mut Request<'_, Ticket>, response: &mut Head, _: &Timing) {
+        if let Some(id) = request.head.get(Name::XRequestId) {
+            response.set(Name::XRequestId, id);
+        }
+        if self.settings.server_timing {
+            self.scratch.clear();
+            request.ticket.timing.server_timing(&mut self.scratch);
+            response.push_known(Name::ServerTiming, &self.scratch);
+        }
+    }
+
+    fn finished(&mut self, record: &Record<'_, Ticket>) {
+        let Some(log) = &mut self.log else { return };
+        let host = record.ticket.last.and_then(|host| self.hosts.get(host.0 as usize));
+        let host = host.map_or("", |entry| &*entry.name);
+        log.line(|out| access_log::write(out, record, host, &mut self.stamps));
+    }
+
+    fn due(&self) -> Option<Time> {
+        self.log.as_ref().and_then(LogWriter::due).map(|due| Time::ZERO + due)
+    }
+
+    fn batch_ended(&mut self, now: Time) {
+        if let Some(log) = &mut self.log {
+            log.tick(now.since(Time::ZERO));
+        }
+    }
+}
+
+/// Whether the table still places an application as it did.
+fn is_placed(routes: &Routes, before: &Placement) -> bool {
+    routes
+        .by_name(&before.name)
+        .is_some_and(|route| route.generation() == before.generation && route.moving() == before.moving)
+}
+
+/// FNV-1a over name and address: which connections are shared.
+fn upstream_key(name: &str, addr: &str) -> u64 {
+    let bytes = name.bytes().chain([0]).chain(addr.bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}

@@ -1,0 +1,58 @@
+//! Every bound of the control side in one place: name, value, and the reason or the attack that it answers to.
+
+use std::time::Duration;
+
+/// A bundle as it is uploaded, compressed. A folder with its dependencies fits; a disk is not filled by one mistake.
+pub const BUNDLE_BYTES: u64 = 256 << 20;
+/// A bundle unpacked: what a few kilobytes of zeros may grow to while it is checked (a decompression bomb).
+pub const BUNDLE_UNPACKED_BYTES: u64 = 2 << 30;
+/// Entries of a bundle: `node_modules` of a large application has some tens of thousands.
+pub const BUNDLE_ENTRIES: u64 = 200_000;
+/// `steady.toml` of an application, which is read into memory.
+pub const BUNDLE_MANIFEST_BYTES: u64 = 64 << 10;
+/// A JSON body of the private API, read into memory before it is parsed.
+pub const API_BODY_BYTES: usize = 1 << 20;
+/// An agent's JSON answer, read into memory. 100,000 applications of one host are under 40 MB.
+pub const AGENT_ANSWER_BYTES: usize = 64 << 20;
+/// Uploads at once: each holds a file handle and a stream.
+pub const UPLOADS: usize = 16;
+/// Progress lines that wait for a slow reader of a workflow's answer; more are dropped, the last line never is.
+pub const PROGRESS_LINES: usize = 256;
+/// Commands that wait for the writer of the table.
+pub const CONTROL_QUEUE: usize = 256;
+/// Operations that wait for the store's thread.
+pub const STORE_QUEUE: usize = 256;
+/// Rows of history that are kept; `GET /v1/routes` shows the last [`HISTORY_SHOWN`].
+pub const HISTORY_ROWS: u64 = 10_000;
+pub const HISTORY_SHOWN: usize = 100;
+/// Finished workflows that are kept, for people.
+pub const WORKFLOW_ROWS: u64 = 1_000;
+
+/// TCP connect to an agent: it is near, or it is not there.
+pub const AGENT_CONNECT: Duration = Duration::from_secs(2);
+/// An agent's answer to a question, and its head for everything that streams.
+pub const AGENT_ANSWER: Duration = Duration::from_secs(10);
+/// How long an application may take to become ready in one call; asked of the agent as `?wait=`.
+pub const AGENT_READY_WAIT: Duration = Duration::from_secs(60);
+/// What a call that waits at the agent may take beyond what it was told to wait.
+pub const AGENT_GRACE: Duration = Duration::from_secs(10);
+/// A bundle's way to an agent, however large.
+pub const AGENT_UPLOAD: Duration = Duration::from_secs(300);
+/// One question of the health check.
+pub const HEALTH_ANSWER: Duration = Duration::from_secs(2);
+/// Failures in a row after which a host is suspected.
+pub const HEALTH_FAILURES: u32 = 3;
+/// The states of all applications, asked of a host for a list.
+pub const STATE_ANSWER: Duration = Duration::from_secs(2);
+
+/// All workers run a publication: they answer within a batch, so this only passes when one is stuck.
+pub const SETTLE: Duration = Duration::from_secs(10);
+/// First and longest pause between two attempts of a step that may only go forward.
+pub const RETRY_FIRST: Duration = Duration::from_millis(100);
+pub const RETRY_MOST: Duration = Duration::from_secs(5);
+/// Attempts of a step that only tidies up and that a host's return repeats anyway.
+pub const TIDY_ATTEMPTS: u32 = 3;
+/// Attempts of a step before the hand-over when the agent could not be reached.
+pub const PREPARE_ATTEMPTS: u32 = 3;
+/// Attempts to restart a database that another process holds for a moment (SQLite's busy time-out).
+pub const STORE_BUSY: Duration = Duration::from_secs(5);

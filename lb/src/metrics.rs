@@ -1,0 +1,213 @@
+//! The edge's numbers as Prometheus text: what control counts itself, and the workers' plain counters, which are read when
+//! someone scrapes. `docs/metrics.md` names them all.
+//!
+//! The recorder is this process's own, not the global one, so that several edges in one process (tests) stay apart.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use steady_proxy::sample::{Kind as SampleKind, Samples};
+
+use crate::snapshot::HostState;
+use crate::store::Kind;
+
+const PREFIX: &str = "steady_lb_";
+const META: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
+
+/// Seconds. A settle takes a batch of each worker; a workflow takes what its application's start takes.
+const SETTLE_BUCKETS: &[f64] = &[0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1, 1.0, 10.0];
+const WORKFLOW_BUCKETS: &[f64] = &[0.05, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0];
+
+/// Every number that control counts.
+pub struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    revision: Gauge,
+    publications: Counter,
+    snapshots: Gauge,
+    settle_seconds: Histogram,
+    commits: Counter,
+    commit_failures: Counter,
+    drain_cut: Counter,
+    retries: Counter,
+    reconciled: Counter,
+    uptime: Gauge,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    pub fn new(version: &str, io: &str) -> Metrics {
+        let bucketed = |name: &str| Matcher::Full(format!("{PREFIX}{name}"));
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(bucketed("settle_seconds"), SETTLE_BUCKETS)
+            .and_then(|builder| builder.set_buckets_for_metric(bucketed("workflow_seconds"), WORKFLOW_BUCKETS))
+            .expect("the buckets are not empty")
+            .build_recorder();
+        let handle = recorder.handle();
+        let r = &recorder;
+        gauge(r, "info", "What runs here; always 1.", &[("version", version), ("io", io)]).set(1.0);
+        for kind in Kind::ALL {
+            for outcome in ["done", "undone"] {
+                workflows(r, kind, outcome).increment(0);
+            }
+        }
+        for class in ["2xx", "3xx", "4xx", "5xx"] {
+            api_requests(r, class).increment(0);
+        }
+        Metrics {
+            revision: gauge(
+                r,
+                "table_revision",
+                "Revision of the routing table that the workers were last given.",
+                &[],
+            ),
+            publications: counter(r, "publications_total", "Snapshots given to the workers.", &[]),
+            snapshots: gauge(
+                r,
+                "snapshots_held",
+                "Snapshots in memory; more than 2 for long means a stuck worker.",
+                &[],
+            ),
+            settle_seconds: histogram(r, "settle_seconds", "From a publication to every worker running it.", &[]),
+            commits: counter(r, "store_commits_total", "Changes written to the store.", &[]),
+            commit_failures: counter(
+                r,
+                "store_commit_failures_total",
+                "Changes refused, or that failed on the disk.",
+                &[],
+            ),
+            drain_cut: counter(r, "move_requests_cut_total", "Requests that a move cut at its drain deadline.", &[]),
+            retries: counter(r, "workflow_retries_total", "Steps of workflows that were tried again.", &[]),
+            reconciled: counter(r, "reconciled_apps_total", "Applications put right on a host that returned.", &[]),
+            uptime: gauge(r, "uptime_seconds", "Since this process began.", &[]),
+            recorder,
+            handle,
+        }
+    }
+
+    pub fn published(&self, revision: u64) {
+        self.publications.increment(1);
+        self.revision.set(revision as f64);
+    }
+
+    pub fn settled(&self, after: Duration) {
+        self.settle_seconds.record(after.as_secs_f64());
+    }
+
+    pub fn snapshots_held(&self, count: usize) {
+        self.snapshots.set(count as f64);
+    }
+
+    pub fn committed(&self) {
+        self.commits.increment(1);
+    }
+
+    pub fn commit_failed(&self) {
+        self.commit_failures.increment(1);
+    }
+
+    pub fn cut(&self, requests: u64) {
+        self.drain_cut.increment(requests);
+    }
+
+    pub fn retried(&self) {
+        self.retries.increment(1);
+    }
+
+    pub fn reconciled(&self) {
+        self.reconciled.increment(1);
+    }
+
+    pub fn api_request(&self, status: u16) {
+        let class = match status {
+            0..=299 => "2xx",
+            300..=399 => "3xx",
+            400..=499 => "4xx",
+            500.. => "5xx",
+        };
+        api_requests(&self.recorder, class).increment(1);
+    }
+
+    pub fn workflow_ended(&self, kind: Kind, done: bool, after: Duration) {
+        workflows(&self.recorder, kind, if done { "done" } else { "undone" }).increment(1);
+        let labels = [("kind", kind.as_str())];
+        histogram(&self.recorder, "workflow_seconds", "Workflows, from their begin to their end.", &labels)
+            .record(after.as_secs_f64());
+    }
+
+    /// Everything as text, with what is only known now.
+    pub fn render(&self, now: &Now, samples: &[Arc<dyn Samples + Send + Sync>]) -> String {
+        let r = &self.recorder;
+        self.uptime.set(now.uptime.as_secs_f64());
+        gauge(r, "apps", "Applications in the routing table.", &[]).set(now.apps as f64);
+        gauge(r, "workflows_open", "Workflows under way.", &[]).set(now.workflows_open as f64);
+        for state in [HostState::Up, HostState::Suspected, HostState::Down] {
+            let count = now.hosts.iter().filter(|host| **host == state).count();
+            let labels = [("state", crate::agents::state_name(state))];
+            gauge(r, "hosts", "Hosts by what the health check says.", &labels).set(count as f64);
+        }
+        for (worker, samples) in samples.iter().enumerate() {
+            let worker = worker.to_string();
+            samples.visit(&mut |sample| {
+                let mut labels = vec![("worker", worker.as_str())];
+                labels.extend(sample.label);
+                match sample.kind {
+                    SampleKind::Counter => counter(r, sample.name, sample.help, &labels).absolute(sample.value),
+                    SampleKind::Gauge => gauge(r, sample.name, sample.help, &labels).set(sample.value as f64),
+                }
+            });
+        }
+        self.handle.run_upkeep();
+        self.handle.render()
+    }
+}
+
+/// What is looked up when someone scrapes.
+#[derive(Clone, Debug)]
+pub struct Now {
+    pub uptime: Duration,
+    pub apps: usize,
+    pub workflows_open: usize,
+    pub hosts: Vec<HostState>,
+}
+
+fn workflows(recorder: &PrometheusRecorder, kind: Kind, outcome: &str) -> Counter {
+    let labels = [("kind", kind.as_str()), ("outcome", outcome)];
+    counter(recorder, "workflows_total", "Workflows that ended; undone: all is as it was before.", &labels)
+}
+
+fn api_requests(recorder: &PrometheusRecorder, class: &str) -> Counter {
+    counter(recorder, "api_requests_total", "Requests to the private port.", &[("class", class)])
+}
+
+fn key(name: &str, labels: &[(&str, &str)]) -> Key {
+    let labels: Vec<Label> =
+        labels.iter().map(|(key, value)| Label::new((*key).to_owned(), (*value).to_owned())).collect();
+    Key::from_parts(format!("{PREFIX}{name}"), labels)
+}
+
+fn key_name(name: &str) -> KeyName {
+    KeyName::from(format!("{PREFIX}{name}"))
+}
+
+fn counter(recorder: &PrometheusRecorder, name: &str, help: &'static str, labels: &[(&str, &str)]) -> Counter {
+    recorder.describe_counter(key_name(name), None, help.into());
+    recorder.register_counter(&key(name, labels), &META)
+}
+
+fn gauge(recorder: &PrometheusRecorder, name: &str, help: &'static str, labels: &[(&str, &str)]) -> Gauge {
+    recorder.describe_gauge(key_name(name), None, help.into());
+    recorder.register_gauge(&key(name, labels), &META)
+}
+
+fn histogram(recorder: &PrometheusRecorder, name: &str, help: &'static str, labels: &[(&str, &str)]) -> Histogram {
+    recorder.describe_histogram(key_name(name), None, help.into());
+    recorder.register_histogram(&key(name, labels), &META)
+}

@@ -1,0 +1,238 @@
+//! When a host returns: what it has is compared with what the store says it should have, and put right.
+//!
+//! What to do is decided without I/O ([`decide`]): stale claims are deleted, missing or older placements are given again, and
+//! what this store never knew is left alone and told, because deleting it could destroy what another edge owns. An
+//! application that has a workflow under way is that workflow's business.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use steady_table::AppName;
+
+use crate::agents::HostHandle;
+use crate::agents::client::{AgentError, AppStatus, Placement, Role};
+use crate::control::ControlError;
+use crate::edge::Edge;
+use crate::limits::{AGENT_ANSWER, RETRY_FIRST, RETRY_MOST};
+use crate::snapshot::HostState;
+use crate::store::{AppRecord, Commit, Numbers, StoreError, Write};
+use crate::workflow::Tracker;
+
+/// What is wrong with one application on one host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// Make the host the owner, as the store says.
+    Own,
+    /// The host has seen a greater generation than the store's: make it the owner with one above both.
+    OwnAbove(u64),
+    /// It lives elsewhere, or nowhere any more: the host forgets it.
+    Forget { generation: u64 },
+    /// This store never knew it.
+    Unknown,
+}
+
+/// What to do about an application of which a host says `claim` and the store `record`.
+pub fn decide(host: &str, record: Option<&AppRecord>, claim: Option<&AppStatus>, numbers: Numbers) -> Option<Repair> {
+    let held = claim.filter(|claim| claim.role != Role::Absent);
+    match (record, held) {
+        (Some(record), _) if record.host == host => {
+            let right = held.is_some_and(|claim| {
+                claim.role == Role::Owner
+                    && claim.generation == record.generation
+                    && claim.version == record.version
+                    && claim.digest == record.digest
+            });
+            match claim {
+                _ if right => None,
+                Some(claim) if claim.generation > record.generation => Some(Repair::OwnAbove(claim.generation)),
+                // A drained owner is not made one again by its own number: its host has let go of it.
+                Some(claim) if claim.generation == record.generation && claim.role != Role::Owner => {
+                    Some(Repair::OwnAbove(claim.generation))
+                }
+                _ => Some(Repair::Own),
+            }
+        }
+        (Some(record), Some(claim)) => Some(Repair::Forget { generation: record.generation.max(claim.generation) }),
+        (None, Some(claim)) if numbers.generation >= claim.generation => {
+            Some(Repair::Forget { generation: numbers.generation })
+        }
+        (None, Some(_)) => Some(Repair::Unknown),
+        (_, None) => None,
+    }
+}
+
+/// Why a host is not put right yet.
+#[derive(Debug, thiserror::Error)]
+enum NotYet {
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error("{0} of its applications have a workflow under way")]
+    Busy(usize),
+}
+
+/// Puts a host right; tried again until it is, or the host is gone again.
+pub async fn host_returned(edge: Arc<Edge>, host: String) {
+    let mut pause = RETRY_FIRST;
+    loop {
+        let Some(handle) = edge.hosts.find(&host) else { return };
+        match pass(&edge, &handle).await {
+            Ok(()) => return,
+            Err(NotYet::Store(StoreError::Closed) | NotYet::Control(ControlError::Stopped)) => return,
+            Err(error) => tracing::info!(host, %error, "the host is not as it should be yet"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_MOST);
+        // When it comes back it is announced again.
+        if edge.hosts.state(&host) != HostState::Up {
+            return;
+        }
+    }
+}
+
+/// Looks at everything once.
+async fn pass(edge: &Arc<Edge>, handle: &HostHandle) -> Result<(), NotYet> {
+    let host = handle.record.name.as_str();
+    let claims: HashMap<String, AppStatus> =
+        handle.client.apps(AGENT_ANSWER).await?.into_iter().map(|claim| (claim.name.clone(), claim)).collect();
+    let mut names: Vec<AppName> =
+        edge.store().apps_on(host.to_owned()).await?.into_iter().map(|record| record.name).collect();
+    names.extend(claims.keys().filter_map(|name| AppName::new(name).ok()));
+    names.sort();
+    names.dedup();
+    let (mut busy, mut failed) = (0, None);
+    for name in names {
+        let Some(lock) = Tracker::try_lock(edge, &name) else {
+            busy += 1;
+            continue;
+        };
+        // Asked again under the lock: a workflow may have ended in between.
+        let record = edge.store().app(name.clone()).await?;
+        let numbers = edge.store().numbers(name.clone()).await?;
+        let Some(repair) = decide(host, record.as_ref(), claims.get(name.as_str()), numbers) else { continue };
+        tracing::warn!(app = %name, host, ?repair, "a host has something other than the store says");
+        match mend(edge, handle, &name, record, numbers, repair).await {
+            Ok(()) => edge.metrics.reconciled(),
+            // One that cannot run there stays its host's to report; the others go on.
+            Err(NotYet::Agent(error)) if !error.is_transient() => {
+                tracing::error!(app = %name, host, %error, "an application could not be put right");
+            }
+            Err(error) => failed = Some(error),
+        }
+        drop(lock);
+    }
+    match (failed, busy) {
+        (Some(error), _) => Err(error),
+        (None, 0) => Ok(()),
+        (None, busy) => Err(NotYet::Busy(busy)),
+    }
+}
+
+async fn mend(
+    edge: &Edge,
+    handle: &HostHandle,
+    name: &AppName,
+    record: Option<AppRecord>,
+    numbers: Numbers,
+    repair: Repair,
+) -> Result<(), NotYet> {
+    match (repair, record) {
+        (Repair::Forget { generation }, _) => Ok(handle.client.delete(name, generation).await?),
+        (Repair::Own, Some(record)) => own(edge, handle, &record).await,
+        (Repair::OwnAbove(seen), Some(mut record)) => {
+            record.generation = seen.max(numbers.generation) + 1;
+            record.updated_at = edge.now();
+            let what = format!("{name} on {} has generation {}", record.host, record.generation);
+            let writes = vec![Write::PutApp(record.clone())];
+            edge.control.commit(Commit { at_ms: edge.now(), what, expect: Vec::new(), writes }).await?;
+            own(edge, handle, &record).await
+        }
+        (Repair::Unknown, _) | (_, None) => {
+            tracing::warn!(app = %name, host = handle.record.name, "this edge never knew that application; it is left alone");
+            Ok(())
+        }
+    }
+}
+
+async fn own(edge: &Edge, handle: &HostHandle, record: &AppRecord) -> Result<(), NotYet> {
+    handle.client.push_bundle(&record.digest, &edge.bundles.path(&record.digest)).await?;
+    let placement = Placement {
+        generation: record.generation,
+        role: Role::Owner,
+        version: record.version,
+        digest: record.digest.clone(),
+    };
+    // Not waited for: one slow application shall not keep the others from being given.
+    handle.client.put_app(&record.name, &placement, false).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(host: &str, generation: u64) -> AppRecord {
+        AppRecord {
+            name: AppName::new("shop").unwrap(),
+            host: host.into(),
+            generation,
+            moving: None,
+            version: 2,
+            digest: "d".into(),
+            exclusive: true,
+            created_at: 0,
+            updated_at: 0,
+        }
+    }
+
+    fn claim(role: Role, generation: u64) -> AppStatus {
+        let (name, digest, state) = ("shop".into(), "d".into(), "ready".into());
+        AppStatus { name, role, generation, version: 2, digest, state }
+    }
+
+    fn numbers(generation: u64) -> Numbers {
+        Numbers { generation, version: 2 }
+    }
+
+    #[test]
+    fn a_host_that_has_what_it_should_is_left_alone() {
+        assert_eq!(decide("h1", Some(&record("h1", 3)), Some(&claim(Role::Owner, 3)), numbers(3)), None);
+        assert_eq!(decide("h2", Some(&record("h1", 3)), None, numbers(3)), None);
+        assert_eq!(decide("h2", Some(&record("h1", 3)), Some(&claim(Role::Absent, 2)), numbers(3)), None);
+    }
+
+    #[test]
+    fn a_stale_owner_is_told_to_forget_with_a_number_that_it_accepts() {
+        let repair = decide("h1", Some(&record("h2", 4)), Some(&claim(Role::Owner, 3)), numbers(4));
+        assert_eq!(repair, Some(Repair::Forget { generation: 4 }));
+        let burnt = decide("h1", Some(&record("h2", 4)), Some(&claim(Role::Incoming, 5)), numbers(5));
+        assert_eq!(burnt, Some(Repair::Forget { generation: 5 }));
+    }
+
+    #[test]
+    fn what_was_lost_or_is_older_is_given_again() {
+        assert_eq!(decide("h1", Some(&record("h1", 3)), None, numbers(3)), Some(Repair::Own));
+        assert_eq!(decide("h1", Some(&record("h1", 3)), Some(&claim(Role::Owner, 2)), numbers(3)), Some(Repair::Own));
+        let mut other = claim(Role::Owner, 3);
+        other.digest = "e".into();
+        assert_eq!(decide("h1", Some(&record("h1", 3)), Some(&other), numbers(3)), Some(Repair::Own));
+    }
+
+    #[test]
+    fn a_host_that_has_seen_more_than_the_store_gets_a_number_above() {
+        let tombstone = claim(Role::Absent, 7);
+        assert_eq!(decide("h1", Some(&record("h1", 3)), Some(&tombstone), numbers(5)), Some(Repair::OwnAbove(7)));
+        let draining = claim(Role::Draining, 3);
+        assert_eq!(decide("h1", Some(&record("h1", 3)), Some(&draining), numbers(3)), Some(Repair::OwnAbove(3)));
+    }
+
+    #[test]
+    fn a_removed_application_is_forgotten_and_a_stranger_is_left_alone() {
+        let known = decide("h1", None, Some(&claim(Role::Owner, 3)), numbers(3));
+        assert_eq!(known, Some(Repair::Forget { generation: 3 }));
+        assert_eq!(decide("h1", None, Some(&claim(Role::Owner, 3)), numbers(0)), Some(Repair::Unknown));
+    }
+}

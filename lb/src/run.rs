@@ -1,0 +1,430 @@
+//! From a configuration and a data path to a running edge, and back.
+//!
+//! The order matters: the last good table is published before anything that can fail is opened, so that an edge serves with
+//! nothing else alive. Then the private port answers, then the store is opened (and tried again until it can be), then what
+//! was under way is taken up, and only then hosts are watched.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use steady_table::{DomainName, Options, Routes, TableDir};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::agents::health::{HostEvent, Pace, watch as watch_host};
+use crate::agents::{HostHandle, Hosts};
+use crate::api::{Api, Token, TokenError, router};
+use crate::bundles::{BundleError, Bundles};
+use crate::certs::Certs;
+use crate::config::{Config, HostConfig, Problem};
+use crate::control::{Control, ControlError, Initial, publish_first, reconcile_table};
+use crate::edge::{Clock, Edge, Facts};
+use crate::metrics::Metrics;
+use crate::reconcile::host_returned;
+use crate::signals::Order;
+use crate::snapshot::{HostState, Plane};
+use crate::state_dir::{StateDir, StateDirError};
+use crate::store::sqlite::SqliteStore;
+use crate::store::{Commit, Contents, HostRecord, Store, Write};
+use crate::workflow::{Tracker, resume_all};
+
+/// How long until a store that cannot be opened is tried again.
+const STORE_AGAIN: Duration = Duration::from_secs(5);
+/// How often the end of a drain is looked for.
+const DRAIN_LOOK: Duration = Duration::from_millis(10);
+/// What was last read from `domains` of the configuration, so that a change of the file is told from a change by the API.
+const CONFIGURED_DOMAINS: &str = "configured_domains";
+
+/// What an edge runs with, beside its configuration.
+pub struct Parts {
+    pub facts: Facts,
+    pub clock: Clock,
+    /// Read again on [`Order::Reload`]; `None`: there is no file.
+    pub config_file: Option<PathBuf>,
+    pub orders: mpsc::Receiver<Order>,
+    /// TLS towards clients, whenever it changes; `None` in it: no certificate yet.
+    pub certs: watch::Receiver<Certs>,
+    /// Called on [`Order::Reload`] too: reopens logs, looks at certificates.
+    pub on_reload: Box<dyn Fn() + Send + Sync>,
+    /// Told once the private port answers.
+    pub ready: Option<oneshot::Sender<Ready>>,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").field("facts", &self.facts).finish_non_exhaustive()
+    }
+}
+
+/// Where the private port is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ready {
+    pub private: SocketAddr,
+    pub token_file: PathBuf,
+}
+
+/// Why an edge could not begin. Once it runs, nothing ends it but an order.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    #[error(transparent)]
+    StateDir(#[from] StateDirError),
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error(transparent)]
+    Bundles(#[from] BundleError),
+    #[error("the routing table: {0}")]
+    Table(#[from] steady_table::Error),
+    #[error("the private port {addr} cannot be opened: {source}")]
+    Private { addr: SocketAddr, source: io::Error },
+    #[error("there is no routing table to serve from, and the store cannot be used: {0}")]
+    Nothing(String),
+}
+
+/// What `--check` says of a file: everything that is wrong with it and with what it names.
+pub fn check(file: &Path) -> Vec<Problem> {
+    match Config::load(file) {
+        Ok(config) => config.check_files(),
+        Err(invalid) => invalid.0,
+    }
+}
+
+/// Runs an edge's control side on `plane` until it is told to stop. Call it on a runtime that ends with it.
+pub async fn run(config: Config, plane: Arc<dyn Plane>, parts: Parts) -> Result<(), RunError> {
+    let state = StateDir::hold(&config.state_dir)?;
+    let metrics = Arc::new(Metrics::new(&parts.facts.version, &parts.facts.io));
+    let options = Options { reserved: Vec::new(), ..Options::default() };
+    let (dir, routes, damage) = TableDir::open_with(state.path("table"), options)?;
+    for damage in damage {
+        tracing::error!(%damage, "passed over");
+    }
+    let initial =
+        |routes: Arc<Routes>| Initial { routes, certs: parts.certs.borrow().clone(), settings: config.settings() };
+    let routes = routes.map(Arc::new);
+    let first = routes.as_ref().map(|routes| publish_first(&*plane, &initial(Arc::clone(routes))));
+
+    let token = Token::open(&config.private.token_file)?;
+    let token_file = token.file().to_owned();
+    let bundles = Bundles::open(state.path("bundles"))?;
+    let api = Api::new(token, parts.facts.clone(), Arc::clone(&plane), Arc::clone(&metrics));
+    if let Some(first) = first.clone() {
+        api.published(first);
+    }
+    let bind =
+        async { TcpListener::bind(config.private.addr).await.and_then(|l| l.local_addr().map(|addr| (l, addr))) };
+    let (listener, private) = bind.await.map_err(|source| RunError::Private { addr: config.private.addr, source })?;
+    let (stop_serving, stopped) = oneshot::channel::<()>();
+    let serve = axum::serve(listener, router(Arc::clone(&api))).with_graceful_shutdown(async {
+        // Dropping the sender stops it too.
+        let _ = stopped.await;
+    });
+    let serving = tokio::spawn(async move { serve.await });
+    tracing::info!(%private, "the private port answers");
+    let Parts { facts, clock, config_file, mut orders, mut certs, on_reload, ready } = parts;
+    if let Some(ready) = ready {
+        let _ = ready.send(Ready { private, token_file });
+    }
+
+    // Until the store is there, only an order to stop matters.
+    let store_path = state.path("store.db");
+    let opened = tokio::select! {
+        opened = open_store(&store_path, dir, routes, &api) => Some(opened?),
+        () = stop_ordered(&mut orders) => None,
+    };
+    if let Some((store, dir, routes)) = opened {
+        let initial = Initial { routes, certs: certs.borrow_and_update().clone(), settings: config.settings() };
+        let control = Control::start(dir, initial, first, store, Arc::clone(&plane), Arc::clone(&metrics));
+        let edge = Arc::new(Edge {
+            facts,
+            begun: Instant::now(),
+            clock,
+            config: ArcSwap::from_pointee(config.clone()),
+            control,
+            hosts: Arc::new(Hosts::default()),
+            bundles,
+            workflows: Tracker::default(),
+            metrics,
+        });
+        let (events_in, events) = mpsc::channel(64);
+        begin(&edge, &events_in).await;
+        tokio::spawn(follow_hosts(Arc::clone(&edge), events));
+        api.open(Arc::clone(&edge));
+        obey(&edge, &api, &events_in, config_file.as_deref(), &mut orders, &mut certs, &*on_reload).await;
+    }
+    api.stop();
+    shut_down(&*plane, config.timeouts.drain, &mut orders).await;
+    let _ = stop_serving.send(());
+    // Streams of the private port (followed logs) have no end of their own.
+    serving.abort();
+    Ok(())
+}
+
+/// Opens the store and brings the table to what it says. With a table to serve from, it is tried until it can be.
+async fn open_store(
+    path: &Path,
+    mut dir: TableDir,
+    routes: Option<Arc<Routes>>,
+    api: &Api,
+) -> Result<(Arc<dyn Store>, TableDir, Arc<Routes>), RunError> {
+    loop {
+        let owned = path.to_owned();
+        let opened = tokio::task::spawn_blocking(move || SqliteStore::open(&owned)).await;
+        let problem = match opened {
+            Ok(Ok(store)) => {
+                let store: Arc<dyn Store> = Arc::new(store);
+                match reconcile_table(dir, routes.clone(), &*store).await {
+                    Ok((dir, routes)) => return Ok((store, dir, routes)),
+                    Err((back, error)) => {
+                        dir = back;
+                        error.to_string()
+                    }
+                }
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        if routes.is_none() {
+            return Err(RunError::Nothing(problem));
+        }
+        tracing::error!(problem, "serving from the last good routing table alone; the store is tried again");
+        api.wait_for(problem);
+        tokio::time::sleep(STORE_AGAIN).await;
+    }
+}
+
+async fn stop_ordered(orders: &mut mpsc::Receiver<Order>) {
+    while let Some(order) = orders.recv().await {
+        if order == Order::Stop {
+            return;
+        }
+    }
+    // Nobody can order anything any more: run on.
+    std::future::pending().await
+}
+
+/// Takes up what the store knows: hosts of it and of the configuration, domains, bundles, workflows. Hosts are watched last:
+/// by then each workflow that was under way holds its application, so that nobody puts that right behind its back.
+async fn begin(edge: &Arc<Edge>, events: &mpsc::Sender<HostEvent>) {
+    let config = edge.config.load_full();
+    let mut new = Vec::new();
+    match edge.store().load().await {
+        Ok(contents) => {
+            new.extend(contents.hosts.iter().filter_map(|record| put_host(edge, record.clone())));
+            new.extend(apply_hosts(edge, &config.hosts, &contents).await);
+            apply_domains(edge, &config.domains, &contents).await;
+            sweep_bundles(edge, &contents).await;
+        }
+        Err(error) => tracing::error!(%error, "the store cannot be read"),
+    }
+    if let Err(error) = resume_all(edge).await {
+        tracing::error!(%error, "workflows that were under way are not taken up");
+    }
+    new.into_iter().for_each(|handle| watch_new(edge, handle, events));
+}
+
+/// The handle, if it is new and wants watching.
+fn put_host(edge: &Edge, record: HostRecord) -> Option<Arc<HostHandle>> {
+    edge.hosts.put(record).unwrap_or_else(|error| {
+        tracing::error!(%error, "a host is left out");
+        None
+    })
+}
+
+fn watch_new(edge: &Arc<Edge>, handle: Arc<HostHandle>, events: &mpsc::Sender<HostEvent>) {
+    let paced = Arc::clone(edge);
+    let pace = move || {
+        let health = &paced.config.load().health;
+        Pace { every: health.every, down_after: health.down_after }
+    };
+    tokio::spawn(watch_host(Arc::clone(&edge.hosts), handle, pace, events.clone()));
+}
+
+/// Brings the hosts to what the configuration says. One that still has applications stays, with a warning.
+/// The handles that are new.
+async fn apply_hosts(edge: &Edge, wanted: &[HostConfig], contents: &Contents) -> Vec<Arc<HostHandle>> {
+    let wanted: Vec<HostRecord> = wanted
+        .iter()
+        .map(|host| HostRecord {
+            name: host.name.clone(),
+            addr: host.addr.clone(),
+            control: host.control.to_string(),
+            token_file: host.token_file.to_string_lossy().into_owned(),
+        })
+        .collect();
+    let mut writes: Vec<Write> = Vec::new();
+    let mut removed = Vec::new();
+    for known in &contents.hosts {
+        if wanted.iter().any(|host| host.name == known.name) {
+            continue;
+        }
+        let uses = |app: &crate::store::AppRecord| {
+            app.host == known.name || app.moving.as_ref().is_some_and(|moving| moving.to == known.name)
+        };
+        if contents.apps.iter().any(uses) {
+            let host = &known.name;
+            tracing::warn!(
+                host,
+                "it is not in the configuration any more, but has applications: it stays until they moved"
+            );
+        } else {
+            removed.push(known.name.clone());
+            writes.push(Write::RemoveHost(known.name.clone()));
+        }
+    }
+    writes.extend(wanted.iter().filter(|host| !contents.hosts.contains(host)).cloned().map(Write::PutHost));
+    if !writes.is_empty() {
+        let what = format!("hosts: {}", wanted.iter().map(|host| host.name.as_str()).collect::<Vec<_>>().join(", "));
+        if let Err(error) = commit(edge, what, writes).await {
+            tracing::error!(%error, "the hosts of the configuration are not in force");
+            return Vec::new();
+        }
+    }
+    removed.iter().for_each(|name| edge.hosts.remove(name));
+    wanted.into_iter().filter_map(|record| put_host(edge, record)).collect()
+}
+
+/// Brings the domains to what the configuration says, if that changed since it was last applied: until then what the API
+/// was told holds.
+async fn apply_domains(edge: &Edge, wanted: &[DomainName], contents: &Contents) {
+    let text = wanted.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    if matches!(edge.store().meta(CONFIGURED_DOMAINS).await, Ok(Some(known)) if known == text) {
+        return;
+    }
+    let mut writes = vec![Write::SetMeta(CONFIGURED_DOMAINS, text.clone())];
+    if contents.domains != wanted {
+        writes.push(Write::SetDomains(wanted.to_vec()));
+    }
+    if let Err(error) = commit(edge, format!("domains: {text}"), writes).await {
+        tracing::error!(%error, "the domains of the configuration are not in force");
+    }
+}
+
+async fn commit(edge: &Edge, what: String, writes: Vec<Write>) -> Result<u64, ControlError> {
+    edge.control.commit(Commit { at_ms: edge.now(), what, expect: Vec::new(), writes }).await
+}
+
+/// Removes bundles that neither an application nor a workflow needs.
+async fn sweep_bundles(edge: &Edge, contents: &Contents) {
+    let Ok(open) = edge.store().open_workflows().await else { return };
+    let mut used: HashSet<String> = contents.apps.iter().map(|app| app.digest.clone()).collect();
+    for workflow in open {
+        used.extend(workflow.state.get("digest").and_then(|digest| digest.as_str()).map(str::to_owned));
+        used.extend(workflow.state.pointer("/old/digest").and_then(|digest| digest.as_str()).map(str::to_owned));
+    }
+    let bundles = edge.bundles.clone();
+    match tokio::task::spawn_blocking(move || bundles.sweep(&used)).await {
+        Ok(Ok(0)) => {}
+        Ok(Ok(removed)) => tracing::info!(removed, "bundles that nobody needs are gone"),
+        Ok(Err(error)) => tracing::warn!(%error, "bundles that nobody needs stay"),
+        Err(error) => tracing::warn!(%error, "bundles that nobody needs stay"),
+    }
+}
+
+/// Carries what the watch finds to the workers, and puts hosts right that return.
+async fn follow_hosts(edge: Arc<Edge>, mut events: mpsc::Receiver<HostEvent>) {
+    while let Some(event) = events.recv().await {
+        match event {
+            HostEvent::State { host, state } => {
+                if state == HostState::Up {
+                    tracing::info!(host, "up");
+                } else {
+                    tracing::warn!(host, state = crate::agents::state_name(state), "its agent does not answer");
+                }
+                edge.control.set_host(&host, state).await;
+            }
+            HostEvent::Returned { host } => {
+                tokio::spawn(host_returned(Arc::clone(&edge), host));
+            }
+        }
+    }
+}
+
+/// Obeys until told to stop.
+async fn obey(
+    edge: &Arc<Edge>,
+    api: &Api,
+    events: &mpsc::Sender<HostEvent>,
+    file: Option<&Path>,
+    orders: &mut mpsc::Receiver<Order>,
+    certs: &mut watch::Receiver<Certs>,
+    on_reload: &(dyn Fn() + Send + Sync),
+) {
+    let mut certs_alive = true;
+    let mut orders_alive = true;
+    loop {
+        tokio::select! {
+            order = orders.recv(), if orders_alive => match order {
+                Some(Order::Stop) => return,
+                Some(Order::Reload) => {
+                    on_reload();
+                    reload(edge, api, events, file).await;
+                }
+                None => orders_alive = false,
+            },
+            changed = certs.changed(), if certs_alive => match changed {
+                Ok(()) => {
+                    let now = certs.borrow_and_update().clone();
+                    edge.control.set_certs(now).await;
+                }
+                Err(_) => certs_alive = false,
+            },
+            else => std::future::pending().await,
+        }
+    }
+}
+
+/// Reads the configuration again. A file that is wrong changes nothing.
+async fn reload(edge: &Arc<Edge>, api: &Api, events: &mpsc::Sender<HostEvent>, file: Option<&Path>) {
+    if let Err(error) = api.reload_token() {
+        tracing::error!(%error, "the old token stays");
+    }
+    let Some(file) = file else { return };
+    let new = match Config::load(file) {
+        Ok(new) => new,
+        Err(invalid) => {
+            for problem in invalid.0 {
+                tracing::error!(%problem, "the configuration stays as it was");
+            }
+            return;
+        }
+    };
+    let reload = edge.config.load().reload(&new);
+    for key in &reload.restart {
+        tracing::warn!(key, "it takes effect at the next start");
+    }
+    let effective = Arc::new(reload.effective);
+    edge.config.store(Arc::clone(&effective));
+    edge.control.set_settings(effective.settings()).await;
+    match edge.store().load().await {
+        Ok(contents) => {
+            for handle in apply_hosts(edge, &effective.hosts, &contents).await {
+                watch_new(edge, handle, events);
+            }
+            apply_domains(edge, &effective.domains, &contents).await;
+        }
+        Err(error) => tracing::error!(%error, "hosts and domains stay as they were"),
+    }
+    tracing::info!(live = ?reload.live, "the configuration was read again");
+}
+
+/// Lets the data path finish. A second order to stop ends it at once.
+async fn shut_down(plane: &dyn Plane, deadline: Duration, orders: &mut mpsc::Receiver<Order>) {
+    tracing::info!(?deadline, "stopping: what was begun is finished");
+    plane.drain(deadline);
+    let begun = Instant::now();
+    let drained = async {
+        // The data path keeps the deadline itself; a little more is for it to say so.
+        while !plane.is_drained() && begun.elapsed() < deadline + Duration::from_secs(1) {
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
+    };
+    tokio::select! {
+        () = drained => {}
+        () = stop_ordered(orders) => tracing::warn!("told again: what was begun is cut"),
+    }
+}

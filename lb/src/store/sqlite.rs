@@ -1,0 +1,475 @@
+//! The store of one machine: SQLite with a write-ahead log, synced at every commit, on a thread of its own.
+//!
+//! Operations queue for that thread in order (bounded), so there is one writer and no lock. Readers of the file may be
+//! others (`sqlite3 store.db`): WAL lets them.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::thread;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use steady_table::{AppName, DomainName};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    AppRecord, Commit, Contents, Expect, HistoryEntry, HostRecord, Kind, MovingTo, Numbers, Result, Store, StoreError,
+    WorkflowRecord, Write,
+};
+use crate::limits::{HISTORY_ROWS, STORE_BUSY, STORE_QUEUE, WORKFLOW_ROWS};
+
+/// Each entry brings the schema one version further; entries are never changed once released.
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE hosts (
+        position INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, addr TEXT NOT NULL,
+        control TEXT NOT NULL, token_file TEXT NOT NULL) STRICT;
+    CREATE TABLE apps (
+        name TEXT PRIMARY KEY, host TEXT NOT NULL, generation INTEGER NOT NULL,
+        moving_to TEXT, moving_generation INTEGER, version INTEGER NOT NULL, digest TEXT NOT NULL,
+        exclusive INTEGER NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL,
+        CHECK ((moving_to IS NULL) = (moving_generation IS NULL))) STRICT, WITHOUT ROWID;
+    CREATE INDEX apps_by_host ON apps (host);
+    CREATE INDEX apps_by_digest ON apps (digest);
+    CREATE INDEX apps_by_target ON apps (moving_to) WHERE moving_to IS NOT NULL;
+    CREATE TABLE numbers (app TEXT PRIMARY KEY, generation INTEGER NOT NULL, version INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE domains (position INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
+    CREATE TABLE customs (domain TEXT PRIMARY KEY, app TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE INDEX customs_by_app ON customs (app);
+    CREATE TABLE history (revision INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, what TEXT NOT NULL) STRICT;
+    CREATE TABLE workflows (
+        id INTEGER PRIMARY KEY, kind TEXT NOT NULL, app TEXT NOT NULL, step TEXT NOT NULL, state TEXT NOT NULL,
+        started INTEGER NOT NULL, finished INTEGER, error TEXT) STRICT;
+    CREATE INDEX workflows_open ON workflows (id) WHERE finished IS NULL;
+    INSERT INTO meta VALUES ('revision', '0'), ('workflow_id', '0');
+"];
+
+type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+
+/// A handle to the store's thread; the thread ends, and the file closes, when the last handle is dropped.
+#[derive(Clone, Debug)]
+pub struct SqliteStore {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl SqliteStore {
+    /// Opens or makes the file and brings its schema up to date. Blocks for the disk.
+    pub fn open(path: &Path) -> Result<SqliteStore> {
+        let mut connection = Connection::open(path).map_err(|error| {
+            StoreError::Failed(format!("{} cannot be opened: {error}; check its directory and owner", path.display()))
+        })?;
+        prepare(&mut connection)?;
+        let (jobs, mut queue) = mpsc::channel::<Job>(STORE_QUEUE);
+        thread::Builder::new()
+            .name("store".into())
+            .spawn(move || {
+                while let Some(job) = queue.blocking_recv() {
+                    job(&mut connection);
+                }
+            })
+            .map_err(|error| StoreError::Failed(format!("its thread cannot start: {error}")))?;
+        Ok(SqliteStore { jobs })
+    }
+
+    fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> Result<T> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T>> {
+        async move {
+            let (done, answer) = oneshot::channel();
+            let job: Job = Box::new(move |connection| {
+                // Nobody may be waiting any more: the work was done all the same.
+                let _ = done.send(work(connection));
+            });
+            self.jobs.send(job).await.map_err(|_| StoreError::Closed)?;
+            answer.await.map_err(|_| StoreError::Closed)?
+        }
+        .boxed()
+    }
+}
+
+impl Store for SqliteStore {
+    fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<u64>> {
+        self.run(move |connection| {
+            let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            let revision = write_all(&transaction, &commit)?;
+            transaction.commit()?;
+            Ok(revision)
+        })
+    }
+
+    fn load(&self) -> BoxFuture<'_, Result<Contents>> {
+        self.run(|connection| {
+            let transaction = connection.transaction()?;
+            Ok(Contents {
+                revision: counter(&transaction, "revision")?,
+                hosts: rows(
+                    &transaction,
+                    "SELECT name, addr, control, token_file FROM hosts ORDER BY position",
+                    [],
+                    host,
+                )?,
+                domains: rows(&transaction, "SELECT name FROM domains ORDER BY position", [], |row| domain(row, 0))?,
+                apps: rows(&transaction, &format!("SELECT {APP} FROM apps ORDER BY name"), [], app)?,
+                customs: rows(&transaction, "SELECT domain, app FROM customs ORDER BY domain", [], |row| {
+                    Ok((domain(row, 0)?, app_name(row, 1)?))
+                })?,
+            })
+        })
+    }
+
+    fn app(&self, name: AppName) -> BoxFuture<'_, Result<Option<AppRecord>>> {
+        self.run(move |connection| {
+            let found = rows(connection, &format!("SELECT {APP} FROM apps WHERE name = ?"), [name.as_str()], app)?;
+            Ok(found.into_iter().next())
+        })
+    }
+
+    fn apps_on(&self, host: String) -> BoxFuture<'_, Result<Vec<AppRecord>>> {
+        self.run(move |connection| {
+            let query = format!("SELECT {APP} FROM apps WHERE host = ?1 OR moving_to = ?1 ORDER BY name");
+            rows(connection, &query, [host], app)
+        })
+    }
+
+    fn counts(&self) -> BoxFuture<'_, Result<HashMap<String, u64>>> {
+        self.run(|connection| {
+            let counted = rows(connection, "SELECT host, count(*) FROM apps GROUP BY host", [], |row| {
+                Ok((row.get(0)?, number(row, 1)?))
+            })?;
+            Ok(counted.into_iter().collect())
+        })
+    }
+
+    fn customs_of(&self, app: AppName) -> BoxFuture<'_, Result<Vec<DomainName>>> {
+        self.run(move |connection| {
+            let query = "SELECT domain FROM customs WHERE app = ? ORDER BY domain";
+            rows(connection, query, [app.as_str()], |row| domain(row, 0))
+        })
+    }
+
+    fn uses_bundle(&self, digest: String) -> BoxFuture<'_, Result<bool>> {
+        self.run(move |connection| {
+            let query = "SELECT EXISTS (SELECT 1 FROM apps WHERE digest = ?1)
+                         OR EXISTS (SELECT 1 FROM workflows WHERE finished IS NULL AND instr(state, ?1) > 0)";
+            Ok(connection.query_row(query, [digest], |row| row.get(0))?)
+        })
+    }
+
+    fn numbers(&self, app: AppName) -> BoxFuture<'_, Result<Numbers>> {
+        self.run(move |connection| {
+            let query = "SELECT generation, version FROM numbers WHERE app = ?";
+            let found = rows(connection, query, [app.as_str()], |row| {
+                Ok(Numbers { generation: number(row, 0)?, version: version(row, 1)? })
+            })?;
+            Ok(found.first().copied().unwrap_or_default())
+        })
+    }
+
+    fn history(&self, limit: usize) -> BoxFuture<'_, Result<Vec<HistoryEntry>>> {
+        self.run(move |connection| {
+            let query = "SELECT revision, at_ms, what FROM history ORDER BY revision DESC LIMIT ?";
+            rows(connection, query, [integer(limit as u64)?], |row| {
+                Ok(HistoryEntry { revision: number(row, 0)?, at_ms: number(row, 1)?, what: row.get(2)? })
+            })
+        })
+    }
+
+    fn open_workflows(&self) -> BoxFuture<'_, Result<Vec<WorkflowRecord>>> {
+        self.run(|connection| {
+            let query = format!("SELECT {WORKFLOW} FROM workflows WHERE finished IS NULL ORDER BY id");
+            rows(connection, &query, [], workflow)
+        })
+    }
+
+    fn workflow(&self, id: u64) -> BoxFuture<'_, Result<Option<WorkflowRecord>>> {
+        self.run(move |connection| {
+            let query = format!("SELECT {WORKFLOW} FROM workflows WHERE id = ?");
+            Ok(rows(connection, &query, [integer(id)?], workflow)?.into_iter().next())
+        })
+    }
+
+    fn next_id(&self) -> BoxFuture<'_, Result<u64>> {
+        self.run(|connection| {
+            let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            let id = count_up(&transaction, "workflow_id")?;
+            transaction.commit()?;
+            Ok(id)
+        })
+    }
+
+    fn meta(&self, key: &'static str) -> BoxFuture<'_, Result<Option<String>>> {
+        self.run(move |connection| {
+            let found = connection.query_row("SELECT value FROM meta WHERE key = ?", [key], |row| row.get(0));
+            Ok(found.optional()?)
+        })
+    }
+}
+
+fn prepare(connection: &mut Connection) -> Result<()> {
+    connection.busy_timeout(STORE_BUSY)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let found: u32 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let known = MIGRATIONS.len() as u32;
+    if found > known {
+        return Err(StoreError::Newer { found, known });
+    }
+    for step in &MIGRATIONS[found as usize..] {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", known)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+fn write_all(transaction: &Transaction<'_>, commit: &Commit) -> Result<u64> {
+    for expect in &commit.expect {
+        let Expect::Generation(name, expected) = expect;
+        let query = "SELECT generation FROM apps WHERE name = ?";
+        let found = rows(transaction, query, [name.as_str()], |row| number(row, 0))?.first().copied();
+        if found != *expected {
+            return Err(StoreError::Conflict { app: name.clone(), expected: *expected, found });
+        }
+    }
+    for write in &commit.writes {
+        write_one(transaction, write)?;
+    }
+    if !commit.changes_routes() {
+        return counter(transaction, "revision");
+    }
+    let revision = count_up(transaction, "revision")?;
+    let row = params![integer(revision)?, integer(commit.at_ms)?, commit.what];
+    transaction.execute("INSERT INTO history VALUES (?, ?, ?)", row)?;
+    transaction
+        .execute("DELETE FROM history WHERE revision <= ?", [integer(revision.saturating_sub(HISTORY_ROWS))?])?;
+    Ok(revision)
+}
+
+fn write_one(transaction: &Transaction<'_>, write: &Write) -> Result<()> {
+    match write {
+        Write::PutHost(host) => {
+            let sql = "INSERT INTO hosts (name, addr, control, token_file) VALUES (?, ?, ?, ?)
+                       ON CONFLICT (name) DO UPDATE SET
+                       addr = excluded.addr, control = excluded.control, token_file = excluded.token_file";
+            transaction.execute(sql, params![host.name, host.addr, host.control, host.token_file])?;
+        }
+        Write::RemoveHost(name) => {
+            transaction.execute("DELETE FROM hosts WHERE name = ?", [name])?;
+        }
+        Write::PutApp(record) => put_app(transaction, record)?,
+        Write::RemoveApp(name) => {
+            transaction.execute("DELETE FROM apps WHERE name = ?", [name.as_str()])?;
+        }
+        Write::Burn(name, numbers) => burn(transaction, name, *numbers)?,
+        Write::PutCustom(domain, app) => {
+            let sql = "INSERT OR REPLACE INTO customs VALUES (?, ?)";
+            transaction.execute(sql, [domain.as_str(), app.as_str()])?;
+        }
+        Write::RemoveCustom(domain) => {
+            transaction.execute("DELETE FROM customs WHERE domain = ?", [domain.as_str()])?;
+        }
+        Write::SetDomains(domains) => {
+            transaction.execute("DELETE FROM domains", [])?;
+            for domain in domains {
+                transaction.execute("INSERT INTO domains (name) VALUES (?)", [domain.as_str()])?;
+            }
+        }
+        Write::PutWorkflow(record) => put_workflow(transaction, record)?,
+        Write::RaiseRevision(least) => {
+            let revision = counter(transaction, "revision")?.max(*least);
+            transaction.execute("UPDATE meta SET value = ? WHERE key = 'revision'", [revision.to_string()])?;
+        }
+        Write::SetMeta(key, value) => {
+            transaction.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [*key, value])?;
+        }
+    }
+    Ok(())
+}
+
+fn put_app(transaction: &Transaction<'_>, record: &AppRecord) -> Result<()> {
+    let moving_generation = record.moving.as_ref().map(|moving| integer(moving.generation)).transpose()?;
+    transaction.execute(
+        "INSERT OR REPLACE INTO apps VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        params![
+            record.name.as_str(),
+            record.host,
+            integer(record.generation)?,
+            record.moving.as_ref().map(|moving| &moving.to),
+            moving_generation,
+            record.version,
+            record.digest,
+            record.exclusive,
+            integer(record.created_at)?,
+            integer(record.updated_at)?,
+        ],
+    )?;
+    let generation = record.moving.as_ref().map_or(0, |moving| moving.generation).max(record.generation);
+    burn(transaction, &record.name, Numbers { generation, version: record.version })
+}
+
+fn burn(transaction: &Transaction<'_>, app: &AppName, numbers: Numbers) -> Result<()> {
+    let sql = "INSERT INTO numbers VALUES (?, ?, ?) ON CONFLICT (app) DO UPDATE SET
+               generation = max(generation, excluded.generation), version = max(version, excluded.version)";
+    transaction.execute(sql, params![app.as_str(), integer(numbers.generation)?, numbers.version])?;
+    Ok(())
+}
+
+fn put_workflow(transaction: &Transaction<'_>, record: &WorkflowRecord) -> Result<()> {
+    let finished = record.finished.map(integer).transpose()?;
+    transaction.execute(
+        "INSERT OR REPLACE INTO workflows VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        params![
+            integer(record.id)?,
+            record.kind.as_str(),
+            record.app.as_str(),
+            record.step,
+            record.state.to_string(),
+            integer(record.started)?,
+            finished,
+            record.error,
+        ],
+    )?;
+    if finished.is_some() {
+        let sql = "DELETE FROM workflows WHERE finished IS NOT NULL AND id <= ?";
+        transaction.execute(sql, [integer(record.id.saturating_sub(WORKFLOW_ROWS))?])?;
+    }
+    Ok(())
+}
+
+const APP: &str =
+    "name, host, generation, moving_to, moving_generation, version, digest, exclusive, created_at, updated_at";
+const WORKFLOW: &str = "id, kind, app, step, state, started, finished, error";
+
+fn rows<T>(
+    connection: &Connection,
+    query: &str,
+    values: impl rusqlite::Params,
+    read: impl Fn(&Row<'_>) -> Result<T>,
+) -> Result<Vec<T>> {
+    let mut statement = connection.prepare_cached(query)?;
+    let mut found = statement.query(values)?;
+    let mut all = Vec::new();
+    while let Some(row) = found.next()? {
+        all.push(read(row)?);
+    }
+    Ok(all)
+}
+
+fn host(row: &Row<'_>) -> Result<HostRecord> {
+    Ok(HostRecord { name: row.get(0)?, addr: row.get(1)?, control: row.get(2)?, token_file: row.get(3)? })
+}
+
+fn app(row: &Row<'_>) -> Result<AppRecord> {
+    let moving = match row.get::<_, Option<String>>(3)? {
+        Some(to) => Some(MovingTo { to, generation: number(row, 4)? }),
+        None => None,
+    };
+    Ok(AppRecord {
+        name: app_name(row, 0)?,
+        host: row.get(1)?,
+        generation: number(row, 2)?,
+        moving,
+        version: version(row, 5)?,
+        digest: row.get(6)?,
+        exclusive: row.get(7)?,
+        created_at: number(row, 8)?,
+        updated_at: number(row, 9)?,
+    })
+}
+
+fn workflow(row: &Row<'_>) -> Result<WorkflowRecord> {
+    let kind: String = row.get(1)?;
+    let state: String = row.get(4)?;
+    Ok(WorkflowRecord {
+        id: number(row, 0)?,
+        kind: Kind::parse(&kind).ok_or_else(|| StoreError::Corrupt { what: format!("a workflow of kind {kind:?}") })?,
+        app: app_name(row, 2)?,
+        step: row.get(3)?,
+        state: serde_json::from_str(&state)
+            .map_err(|error| StoreError::Corrupt { what: format!("a workflow's state: {error}") })?,
+        started: number(row, 5)?,
+        finished: row.get::<_, Option<i64>>(6)?.map(unsigned).transpose()?,
+        error: row.get(7)?,
+    })
+}
+
+fn app_name(row: &Row<'_>, column: usize) -> Result<AppName> {
+    let text: String = row.get(column)?;
+    AppName::new(&text).map_err(|error| StoreError::Corrupt { what: error.to_string() })
+}
+
+fn domain(row: &Row<'_>, column: usize) -> Result<DomainName> {
+    let text: String = row.get(column)?;
+    DomainName::new(&text).map_err(|error| StoreError::Corrupt { what: error.to_string() })
+}
+
+fn number(row: &Row<'_>, column: usize) -> Result<u64> {
+    unsigned(row.get(column)?)
+}
+
+fn unsigned(value: i64) -> Result<u64> {
+    u64::try_from(value).map_err(|_| StoreError::Corrupt { what: format!("the number {value}") })
+}
+
+fn version(row: &Row<'_>, column: usize) -> Result<u32> {
+    let value = number(row, column)?;
+    u32::try_from(value).map_err(|_| StoreError::Corrupt { what: format!("the version {value}") })
+}
+
+/// SQLite's integers are signed.
+fn integer(value: u64) -> Result<i64> {
+    i64::try_from(value).map_err(|_| StoreError::Failed(format!("{value} is more than it can hold")))
+}
+
+fn counter(connection: &Connection, key: &str) -> Result<u64> {
+    let text: String = connection.query_row("SELECT value FROM meta WHERE key = ?", [key], |row| row.get(0))?;
+    text.parse().map_err(|_| StoreError::Corrupt { what: format!("{key} = {text:?}") })
+}
+
+fn count_up(connection: &Connection, key: &str) -> Result<u64> {
+    let next = counter(connection, key)? + 1;
+    connection.execute("UPDATE meta SET value = ? WHERE key = ?", params![next.to_string(), key])?;
+    Ok(next)
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> StoreError {
+        StoreError::Failed(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::conformance;
+
+    #[tokio::test]
+    async fn sqlite_passes_the_conformance_suite() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.db");
+        conformance::all(|| std::sync::Arc::new(SqliteStore::open(&path).unwrap())).await;
+    }
+
+    #[test]
+    fn a_store_of_a_newer_program_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.db");
+        drop(SqliteStore::open(&path).unwrap());
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+        let refused = SqliteStore::open(&path).unwrap_err();
+        assert_eq!(refused, StoreError::Newer { found: 99, known: MIGRATIONS.len() as u32 });
+    }
+
+    #[test]
+    fn commits_are_synced_and_logged_ahead() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut connection = Connection::open(dir.path().join("store.db")).unwrap();
+        prepare(&mut connection).unwrap();
+        let mode: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+        let synchronous: u32 = connection.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
+        assert_eq!((mode.as_str(), synchronous), ("wal", 2));
+    }
+}

@@ -1,0 +1,362 @@
+//! Control from its API to the hosts: what is done in which order, and what is left of it when anything fails or the edge
+//! dies at any point.
+
+mod support;
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use support::*;
+
+/// Two hosts, and an edge that has deployed `shop` on the first.
+async fn deployed(exclusive: bool) -> (Arc<World>, tempfile::TempDir, Life) {
+    let (world, dir, life) = begun(exclusive).await;
+    let lines = life.deploy_shop("one").await;
+    assert!(done(&lines), "{lines:#?}");
+    (world, dir, life)
+}
+
+async fn begun(exclusive: bool) -> (Arc<World>, tempfile::TempDir, Life) {
+    let world = World::new(exclusive);
+    Agent::start(&world, "h1").await;
+    Agent::start(&world, "h2").await;
+    let dir = tempfile::tempdir().unwrap();
+    let life = Life::begin(&world, dir.path(), Fuse::new(u64::MAX)).await;
+    (world, dir, life)
+}
+
+fn agent(world: &World, name: &str) -> Arc<Agent> {
+    let agents = world.agents.lock().unwrap();
+    Arc::clone(agents.iter().find(|agent| agent.name == name).unwrap())
+}
+
+fn steps(lines: &[Value]) -> Vec<&str> {
+    lines.iter().filter_map(|line| line["step"].as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_deployment_starts_at_the_host_before_anyone_is_sent_there() {
+    let (world, _dir, life) = begun(false).await;
+    world.take_journal();
+    let lines = life.deploy_shop("one").await;
+    assert_eq!(world.take_journal(), ["h1 bundle", "h1 PUT owner g1 v1 wait", "publish h1 g1 v1"]);
+    assert_eq!(steps(&lines), ["record", "push", "start", "route"]);
+    let app = &lines.last().unwrap()["app"];
+    assert_eq!((&app["name"], &app["state"], &app["hosts"]), (&json!("shop"), &json!("ready"), &json!(["h1"])));
+    assert_eq!(app["urls"], json!(["http://shop.steady.test:8080/"]));
+
+    let lines = life.deploy_shop("two").await;
+    assert!(done(&lines), "{lines:#?}");
+    assert_eq!(world.take_journal(), ["h1 bundle", "h1 PUT owner g1 v2 wait", "publish h1 g1 v2"]);
+    life.assert_consistent(&world).await;
+}
+
+#[tokio::test]
+async fn a_version_that_cannot_start_leaves_the_old_one_and_its_reason_reaches_the_user() {
+    let (world, _dir, life) = deployed(true).await;
+    agent(&world, "h1").refuses.lock().unwrap().insert("PUT owner g1 v2".into());
+    let lines = life.deploy_shop("two").await;
+    let last = lines.last().unwrap();
+    assert_eq!(last["step"], "start");
+    assert!(last["detail"].as_str().unwrap().contains("it exits with 1"), "{last}");
+    life.assert_consistent(&world).await;
+    assert_eq!(place(&life.plane.newest()), "h1 g1 v1");
+    // Its number is not given again.
+    assert!(done(&life.deploy_shop("three").await));
+    assert_eq!(place(&life.plane.newest()), "h1 g1 v3");
+}
+
+#[tokio::test]
+async fn an_exclusive_application_stops_at_its_old_host_before_it_starts_at_the_new_one() {
+    let (world, _dir, life) = deployed(true).await;
+    world.take_journal();
+    let lines = life.move_to("h2").await;
+    assert!(done(&lines), "{lines:#?}");
+    assert_eq!(
+        world.take_journal(),
+        [
+            "h2 bundle",
+            "h2 PUT incoming g2 v1",
+            "publish h1>h2 g1>2",
+            "h1 drain g1",
+            "h2 PUT owner g2 v1 wait",
+            "publish h2 g2 v1",
+            "h1 DELETE g2",
+        ]
+    );
+    assert_eq!(steps(&lines), ["record", "prepare", "route", "drain", "activate", "settle", "forget"]);
+    life.assert_consistent(&world).await;
+}
+
+#[tokio::test]
+async fn an_ordinary_application_is_ready_at_its_new_host_before_the_old_one_drains() {
+    let (world, _dir, life) = deployed(false).await;
+    world.take_journal();
+    assert!(done(&life.move_to("h2").await));
+    assert_eq!(
+        world.take_journal(),
+        [
+            "h2 bundle",
+            "h2 PUT incoming g2 v1 wait",
+            "publish h1>h2 g1>2",
+            "h2 PUT owner g2 v1 wait",
+            "h1 drain g1",
+            "publish h2 g2 v1",
+            "h1 DELETE g2",
+        ]
+    );
+    life.assert_consistent(&world).await;
+    assert!(done(&life.move_to("h1").await));
+    life.assert_consistent(&world).await;
+}
+
+#[tokio::test]
+async fn a_move_that_fails_before_the_hand_over_is_undone_and_burns_its_generation() {
+    for exclusive in [false, true] {
+        let (world, _dir, life) = deployed(exclusive).await;
+        agent(&world, "h2").refuses.lock().unwrap().insert("PUT incoming g2".into());
+        let lines = life.move_to("h2").await;
+        assert_eq!(lines.last().unwrap()["error"], "not moved", "{lines:#?}");
+        life.assert_consistent(&world).await;
+        assert_eq!(place(&life.plane.newest()), "h1 g1 v1");
+        assert!(done(&life.move_to("h2").await));
+        assert_eq!(place(&life.plane.newest()), "h2 g3 v1");
+        life.assert_consistent(&world).await;
+    }
+}
+
+#[tokio::test]
+async fn an_exclusive_application_that_cannot_start_at_its_new_host_goes_back() {
+    let (world, _dir, life) = deployed(true).await;
+    agent(&world, "h2").refuses.lock().unwrap().insert("PUT owner".into());
+    world.take_journal();
+    let lines = life.move_to("h2").await;
+    let last = lines.last().unwrap();
+    assert_eq!((&last["error"], &last["step"]), (&json!("moved back"), &json!("activate")));
+    let journal = world.take_journal();
+    let at =
+        |what: &str| journal.iter().position(|line| line == what).unwrap_or_else(|| panic!("{what}: {journal:#?}"));
+    assert!(at("h2 DELETE g3") < at("publish h1 g3 v1"), "{journal:#?}");
+    assert!(at("publish h1 g3 v1") < at("h1 PUT owner g3 v1 wait"), "{journal:#?}");
+    life.assert_consistent(&world).await;
+}
+
+#[tokio::test]
+async fn an_exclusive_application_leaves_a_dead_host_only_by_force_and_the_host_is_put_right_when_it_returns() {
+    let (world, _dir, life) = deployed(true).await;
+    let h1 = agent(&world, "h1");
+    h1.die();
+    life.until(|| life.edge.hosts.state("h1") == steady_lb::snapshot::HostState::Down).await;
+    let refused = life.move_to("h2").await;
+    assert_eq!(refused[0]["status"], 409);
+    assert!(refused[0]["detail"].as_str().unwrap().contains("force"), "{refused:?}");
+    assert!(done(&life.move_with(json!({"to": "h2", "force": true})).await));
+    assert_eq!(place(&life.plane.newest()), "h2 g2 v1");
+    assert_eq!(h1.app().unwrap().role, "owner", "it knows nothing of it yet");
+    h1.revive().await;
+    life.until(|| h1.app().unwrap().role == "absent").await;
+    life.quiesce(&world).await;
+    life.assert_consistent(&world).await;
+}
+
+#[tokio::test]
+async fn a_host_whose_agent_is_silent_but_serves_is_not_taken_for_dead() {
+    let (world, _dir, life) = deployed(true).await;
+    agent(&world, "h1").mute();
+    life.until(|| life.edge.hosts.state("h1") == steady_lb::snapshot::HostState::Suspected).await;
+    let refused = life.move_with(json!({"to": "h2", "force": true})).await;
+    assert_eq!(refused[0]["status"], 409);
+    life.assert_consistent(&world).await;
+}
+
+#[tokio::test]
+async fn an_ordinary_application_leaves_a_dead_host_without_asking() {
+    let (world, _dir, life) = deployed(false).await;
+    let h1 = agent(&world, "h1");
+    h1.die();
+    life.until(|| life.edge.hosts.state("h1") == steady_lb::snapshot::HostState::Down).await;
+    let lines = life.move_to("h2").await;
+    assert!(done(&lines), "{lines:#?}");
+    h1.revive().await;
+    life.until(|| h1.app().unwrap().role == "absent").await;
+    life.quiesce(&world).await;
+    life.assert_consistent(&world).await;
+}
+
+#[tokio::test]
+async fn a_host_that_lost_everything_gets_its_applications_again() {
+    let (world, _dir, life) = deployed(true).await;
+    let h1 = agent(&world, "h1");
+    h1.die();
+    life.until(|| life.edge.hosts.state("h1") == steady_lb::snapshot::HostState::Down).await;
+    h1.apps.lock().unwrap().clear();
+    h1.bundles.lock().unwrap().clear();
+    h1.revive().await;
+    life.until(|| world.owners() == [("h1".to_owned(), 1, 1)]).await;
+    life.quiesce(&world).await;
+    life.assert_consistent(&world).await;
+}
+
+#[tokio::test]
+async fn a_removed_application_is_unknown_to_the_workers_before_its_host_forgets_it() {
+    let (world, _dir, life) = deployed(true).await;
+    world.take_journal();
+    let lines = life.remove().await;
+    assert!(done(&lines), "{lines:#?}");
+    assert_eq!(world.take_journal(), ["publish nowhere", "h1 DELETE g1"]);
+    life.assert_consistent(&world).await;
+    assert_eq!(life.get("/v1/apps/shop").await.0, 404);
+    assert!(done(&life.deploy_shop("again").await));
+    assert_eq!(place(&life.plane.newest()), "h1 g2 v2", "its numbers go on");
+}
+
+#[tokio::test]
+async fn changes_of_one_application_come_one_after_the_other() {
+    let (world, _dir, life) = deployed(true).await;
+    let (a, b, c, d) = tokio::join!(
+        life.deploy_shop("two"),
+        life.move_to("h2"),
+        life.deploy_shop("three"),
+        life.move_with(json!({"to": "h2", "force": false})),
+    );
+    life.quiesce(&world).await;
+    life.assert_consistent(&world).await;
+    assert!(done(&a) && done(&c), "{a:#?} {c:#?}");
+    assert!(done(&b) != done(&d), "one of two moves to one place is too many: {b:#?} {d:#?}");
+    assert_eq!(place(&life.plane.newest()), "h2 g2 v3");
+}
+
+/// What is done to an edge that has `shop` on h1 (or, for the first deployment, nothing).
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Deed {
+    First,
+    Replace,
+    Move,
+    Remove,
+}
+
+async fn act(life: &Life, deed: Deed) -> Vec<Value> {
+    match deed {
+        Deed::First => life.deploy_shop("one").await,
+        Deed::Replace => life.deploy_shop("two").await,
+        Deed::Move => life.move_to("h2").await,
+        Deed::Remove => life.remove().await,
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// Lets the edge die at its every effect in turn, before it and behind it, and begin again.
+fn dies_everywhere(deed: Deed, exclusive: bool) {
+    let mut deaths = 0;
+    for passes in 0.. {
+        let outside = runtime();
+        let world = World::new(exclusive);
+        let dir = tempfile::tempdir().unwrap();
+        outside.block_on(async {
+            Agent::start(&world, "h1").await;
+            Agent::start(&world, "h2").await;
+        });
+        let first = runtime();
+        let life = first.block_on(Life::begin(&world, dir.path(), Fuse::new(u64::MAX)));
+        if deed != Deed::First {
+            assert!(done(&first.block_on(life.deploy_shop("one"))));
+        }
+        drop(life);
+        first.shutdown_timeout(PATIENCE);
+
+        let fuse = Fuse::new(u64::MAX);
+        let second = runtime();
+        let survived = second.block_on(async {
+            let life = Life::begin(&world, dir.path(), Arc::clone(&fuse)).await;
+            fuse.set(passes);
+            tokio::select! {
+                lines = act(&life, deed) => { assert!(done(&lines), "{lines:#?}"); true }
+                () = fuse.blown() => false,
+            }
+        });
+        second.shutdown_timeout(PATIENCE);
+        let third = runtime();
+        third.block_on(async {
+            let life = Life::begin(&world, dir.path(), Fuse::new(u64::MAX)).await;
+            life.quiesce(&world).await;
+            life.assert_consistent(&world).await;
+            // It is not only consistent but alive.
+            if deed == Deed::Move || deed == Deed::Replace {
+                assert!(done(&life.deploy_shop("after").await));
+                life.assert_consistent(&world).await;
+            }
+        });
+        third.shutdown_timeout(PATIENCE);
+        outside.shutdown_timeout(PATIENCE);
+        if survived {
+            break;
+        }
+        deaths += 1;
+    }
+    // A record, an effect on a host and a route at the least, each with a death before and behind it.
+    assert!(deaths >= 6, "only {deaths} deaths");
+}
+
+#[test]
+fn a_first_deployment_survives_a_death_anywhere() {
+    dies_everywhere(Deed::First, true);
+}
+
+#[test]
+fn a_replacement_survives_a_death_anywhere() {
+    dies_everywhere(Deed::Replace, true);
+}
+
+#[test]
+fn a_move_of_an_exclusive_application_survives_a_death_anywhere() {
+    dies_everywhere(Deed::Move, true);
+}
+
+#[test]
+fn a_move_of_an_ordinary_application_survives_a_death_anywhere() {
+    dies_everywhere(Deed::Move, false);
+}
+
+#[test]
+fn a_removal_survives_a_death_anywhere() {
+    dies_everywhere(Deed::Remove, true);
+}
+
+/// Lets each call to an agent fail in turn: refused, broken before its effect, broken behind it.
+async fn fails_everywhere(deed: Deed, exclusive: bool) {
+    for (status, effect) in [(422, false), (500, false), (500, true)] {
+        for call in 0.. {
+            let (world, _dir, life) =
+                if deed == Deed::First { begun(exclusive).await } else { deployed(exclusive).await };
+            *world.fault.lock().unwrap() = Some((call, status, effect));
+            let lines = act(&life, deed).await;
+            assert!(done(&lines) || lines.last().unwrap()["error"].is_string(), "{lines:#?}");
+            life.quiesce(&world).await;
+            life.assert_consistent(&world).await;
+            if world.fault.lock().unwrap().is_some() {
+                assert!(done(&lines), "nothing failed: {lines:#?}");
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_deployment_is_whole_or_undone_whichever_call_fails() {
+    fails_everywhere(Deed::First, true).await;
+    fails_everywhere(Deed::Replace, true).await;
+}
+
+#[tokio::test]
+async fn a_move_is_whole_or_undone_whichever_call_fails() {
+    fails_everywhere(Deed::Move, true).await;
+    fails_everywhere(Deed::Move, false).await;
+}
+
+#[tokio::test]
+async fn a_removal_is_carried_through_whichever_call_fails() {
+    fails_everywhere(Deed::Remove, true).await;
+}

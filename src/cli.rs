@@ -1,0 +1,239 @@
+//! The command line, as clap reads it. The help is where a newcomer learns: every command says what it does, what comes
+//! back, and shows a line to copy.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXAMPLES: &str = "\
+Examples:
+  steady up                                  a whole system on this machine: an edge, two hosts, two applications
+  steady deploy ./shop --name shop           run a folder; it answers at http://shop.localhost:8080
+  steady move shop --to h2                   to another host, without losing a request
+  steady logs shop -f                        what it prints, as it prints it
+  steady --address 10.0.0.9:9900 --token-file lb.token apps
+                                             the same commands for a system that `up` did not start
+
+Exit codes:
+  0  done
+  1  tried and failed; the message says at which step, and everything is as it was before
+  2  the command line, or what it names (a folder, a file), is not right
+  3  there is no application or host of that name
+  4  no answer: nothing runs there, or the token is refused
+  5  refused: it conflicts with what is going on (another `up`, another move)";
+
+/// Serve applications under wildcard domains from a pool of machines.
+#[derive(Debug, Parser)]
+#[command(name = "steady", version, after_help = EXAMPLES, propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub reach: Reach,
+
+    /// Print JSON for programs: one document, or one line a step for work that takes time
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Which system a command talks to.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Which system")]
+pub struct Reach {
+    /// State directory of a system started by `steady up`
+    #[arg(long, global = true, env = "STEADY_DIR", default_value = "./.steady", value_name = "DIR")]
+    pub dir: PathBuf,
+
+    /// Private address of an edge, instead of --dir
+    #[arg(long, global = true, env = "STEADY_ADDRESS", value_name = "IP:PORT")]
+    pub address: Option<String>,
+
+    /// The token for --address
+    #[arg(long, global = true, env = "STEADY_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+
+    /// File that holds the token for --address
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "token")]
+    pub token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a whole system on this machine; Ctrl-C stops it
+    Up(UpArgs),
+    /// Run a folder as an application, or a new version of one
+    Deploy(DeployArgs),
+    /// List the applications: where each one runs, and how it is
+    Apps,
+    /// List the hosts: the machines that run applications
+    Hosts,
+    /// Show what an application printed (stdout and stderr together)
+    Logs(LogsArgs),
+    /// Move an application to another host without losing a request
+    Move(MoveArgs),
+    /// Remove an application
+    #[command(visible_alias = "remove")]
+    Rm(RmArgs),
+    /// Show how the edge is: version, driver, listeners, counts
+    Status,
+    /// Be an edge: the load balancer daemon
+    #[command(
+        after_help = "Example:\n  steady lb --config /etc/steady/lb.toml --check && steady lb --config /etc/steady/lb.toml"
+    )]
+    Lb(DaemonArgs),
+    /// Be a host: the agent daemon
+    #[command(
+        after_help = "Example:\n  steady agent --config /etc/steady/agent.toml --check && steady agent --config /etc/steady/agent.toml"
+    )]
+    Agent(DaemonArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  steady up                                        then open http://hello.localhost:8080
+  steady up --http 127.0.0.1:0 --https 127.0.0.1:0 --private 127.0.0.1:0 --dir /tmp/s
+                                                   a second system beside it, on ports that are free;
+                                                   /tmp/s/up.json says which
+  steady up --hosts 4 --workers 1 --io epoll       four hosts, one worker each, without io_uring
+
+While it runs, DIR/up.json says where everything is. Applications and their logs stay in DIR for the next `up`.")]
+pub struct UpArgs {
+    /// Public address for http (port 0: any free one)
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
+    pub http: SocketAddr,
+
+    /// Public address for https
+    #[arg(long, default_value = "127.0.0.1:8443", value_name = "ADDR")]
+    pub https: SocketAddr,
+
+    /// Address of the private API
+    #[arg(long, default_value = "127.0.0.1:9900", value_name = "ADDR")]
+    pub private: SocketAddr,
+
+    /// How many hosts: h1, h2, ...
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub hosts: u16,
+
+    /// Workers of the edge and of each host; 0: one per core
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub workers: u16,
+
+    /// How bytes move: io_uring, epoll, or whichever this machine allows
+    #[arg(long, value_enum, default_value_t = Io::Auto)]
+    pub io: Io,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Io {
+    Auto,
+    Uring,
+    Epoll,
+}
+
+impl Io {
+    /// As the daemons' configuration spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Io::Auto => "auto",
+            Io::Uring => "uring",
+            Io::Epoll => "epoll",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  steady deploy .                                  the name is steady.toml's `name`, else the folder's
+  steady deploy ./shop --name shop --host h2       on that host
+
+The folder is the application. With an index.ts (or a package.json whose `main` names a file) it runs on Bun and needs
+nothing else; any other program says how it starts in steady.toml: command = [\"./server\", \"--port\", \"$PORT\"].
+Left out of what is sent: .git, .hg, .svn, .steady, __pycache__, .DS_Store, and what .steadyignore names (the syntax of
+.gitignore). node_modules is sent: hosts install nothing.")]
+pub struct DeployArgs {
+    /// The application's folder
+    pub path: PathBuf,
+
+    /// The application's name: a-z, 0-9 and inner dashes, at most 63
+    #[arg(long)]
+    pub name: Option<String>,
+
+    /// The host to run it on [default: where it is; a new one goes to the least loaded]
+    #[arg(long)]
+    pub host: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  steady logs shop --lines 50\n  steady logs shop -f | grep -i error")]
+pub struct LogsArgs {
+    pub name: String,
+
+    /// Go on: show lines as they are printed, until Ctrl-C
+    #[arg(short, long)]
+    pub follow: bool,
+
+    /// Begin with this many of the latest lines
+    #[arg(long, short = 'n', default_value_t = 100, value_name = "N")]
+    pub lines: u32,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  steady move shop --to h2\n\nReturns when the move is complete. If it fails before the hand-over, the application stays where it was."
+)]
+pub struct MoveArgs {
+    pub name: String,
+
+    /// The host that it goes to (see `steady hosts`)
+    #[arg(long, value_name = "HOST")]
+    pub to: String,
+}
+
+#[derive(Debug, Args)]
+pub struct RmArgs {
+    pub name: String,
+}
+
+#[derive(Debug, Args)]
+pub struct DaemonArgs {
+    /// The daemon's configuration (docs/configuration.md)
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+
+    /// Read the configuration, say everything that is wrong with it, and exit
+    #[arg(long)]
+    pub check: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn up_listens_on_loopback_with_two_hosts_unless_told_otherwise() {
+        let Command::Up(args) = Cli::parse_from(["steady", "up"]).command else { panic!("not up") };
+        assert_eq!(args.http.to_string(), "127.0.0.1:8080");
+        assert_eq!(args.https.to_string(), "127.0.0.1:8443");
+        assert_eq!(args.private.to_string(), "127.0.0.1:9900");
+        assert_eq!((args.hosts, args.workers, args.io), (2, 0, Io::Auto));
+    }
+
+    #[test]
+    fn dir_and_json_are_taken_before_and_after_the_command() {
+        for line in [["steady", "--json", "--dir", "/x", "apps"], ["steady", "apps", "--dir", "/x", "--json"]] {
+            let cli = Cli::parse_from(line);
+            assert!(cli.json);
+            assert_eq!(cli.reach.dir, PathBuf::from("/x"));
+        }
+    }
+}

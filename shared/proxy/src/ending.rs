@@ -21,7 +21,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         exchange.phase = Phase::Replying;
         exchange.activity = now;
         exchange.timing.answered = now;
-        let dropped = exchange.upload.waiting() + exchange.upload.sent;
+        let dropped = exchange.upload.burden();
         exchange.upload.held.clear();
         exchange.upload.sent = 0;
         exchange.upload.keep = false;

@@ -98,6 +98,8 @@ pub(crate) struct Pipe {
     pub sent: usize,
     /// Keep what was sent, until the upstream has accepted the request.
     pub keep: bool,
+    /// While it is kept: octets that may be sent, and that the source can be made to give.
+    pub keep_max: usize,
     /// The source has ended (its trailers, if any, are in `trailers`).
     pub source_ended: bool,
     pub trailers: Option<Box<Head>>,
@@ -119,22 +121,28 @@ impl Pipe {
         self.sink_ended = false;
     }
 
-    /// Removes what was sent from memory; returns how many octets.
-    pub(crate) fn drop_sent(&mut self) -> usize {
-        let sent = std::mem::take(&mut self.sent);
-        if sent == self.held.len() {
+    /// Octets that the source is to be held back for.
+    pub(crate) fn burden(&self) -> usize {
+        if self.keep { self.held.len() } else { self.waiting() }
+    }
+
+    /// Removes what was sent from memory, once that is at least half of it: a sink that takes an octet at a time must not
+    /// have the rest moved each time.
+    pub(crate) fn drop_sent(&mut self) {
+        if self.sent == self.held.len() {
             self.held.clear();
-        } else {
-            self.held.drain(..sent);
+            self.sent = 0;
+        } else if self.sent >= self.held.len() / 2 {
+            self.held.drain(..self.sent);
+            self.sent = 0;
         }
-        sent
     }
 }
 
 impl<T> Exchange<T> {
     /// Whether it can be sent again: nothing of its body has been forgotten.
     pub(crate) fn is_repeatable(&self) -> bool {
-        self.upload.keep || self.upload.bytes == 0 || self.upload.bytes as usize == self.upload.held.len()
+        self.upload.keep || self.upload.bytes == self.upload.waiting() as u64
     }
 }
 
@@ -207,6 +215,10 @@ impl<T> Exchanges<T> {
 
     pub(crate) fn armed(&mut self, index: u32) -> &mut Time {
         &mut self.slots[index as usize].armed
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Exchange<T>> {
+        self.slots.iter().filter_map(|slot| slot.exchange.as_deref())
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = Key> + '_ {

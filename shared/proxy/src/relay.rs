@@ -141,11 +141,14 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         }
         let held = std::mem::take(&mut pipe.held);
         let (sent, keep, source_ended) = (pipe.sent, pipe.keep, pipe.source_ended);
+        let most = if keep { pipe.keep_max.saturating_sub(sent) } else { usize::MAX };
         let trailers = pipe.trailers.take();
         let waiting = &held[sent..];
+        let offered = &waiting[..waiting.len().min(most)];
         let mut taken = 0;
-        if !waiting.is_empty() {
-            taken = self.offer(sink, waiting, source_ended && trailers.is_none());
+        if !offered.is_empty() {
+            let last = offered.len() == waiting.len();
+            taken = self.offer(sink, offered, last && source_ended && trailers.is_none());
         }
         let ended = source_ended && taken == waiting.len();
         if ended {
@@ -160,15 +163,29 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         pipe.held = held;
         pipe.sent += taken;
         pipe.trailers = trailers;
-        let freed = if keep { 0 } else { pipe.drop_sent() };
+        let full = keep && !ended && pipe.sent >= pipe.keep_max;
+        if !keep {
+            pipe.drop_sent();
+        }
         if ended {
             self.ended_at_sink(key, way);
         }
         if let Some(source) = source {
-            self.release(source, freed as u32);
+            self.release(source, if keep { 0 } else { taken as u32 });
             self.let_go(key, way, source);
         }
+        if full && self.has_window(sink) {
+            // All that may be kept was sent and there is room for more: either the upstream made room, or it speaks a
+            // protocol that cannot say. Nothing that could still be waited for would come.
+            self.accept(key);
+            return self.pump(key, way);
+        }
         self.progress(key);
+    }
+
+    fn has_window(&mut self, sink: Leg) -> bool {
+        let codec = self.conn(sink.conn).and_then(|conn| conn.codec());
+        codec.is_some_and(|codec| codec.capacity(sink.stream) > 0)
     }
 
     fn send_trailers(&mut self, sink: Leg, trailers: &steady_http::Head) {
@@ -212,7 +229,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             return;
         }
         exchange.upload.keep = false;
-        let freed = exchange.upload.drop_sent();
+        let freed = exchange.upload.sent;
+        exchange.upload.drop_sent();
         if let Some(source) = exchange.down {
             self.release(source, freed as u32);
             self.grow(source);
@@ -251,7 +269,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     fn hold_back(&mut self, key: Key, way: Way, source: Leg) {
         let max = self.limits.held_bytes_max;
         let Some(exchange) = self.exchanges.at(key) else { return };
-        let too_much = exchange.pipe(way).held.len() > max;
+        let too_much = exchange.pipe(way).burden() > max;
         if too_much && self.conn(source.conn).is_some_and(|conn| conn.is_serial()) {
             self.pause(source.conn);
         }
@@ -261,7 +279,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     fn let_go(&mut self, key: Key, way: Way, source: Leg) {
         let max = self.limits.held_bytes_max;
         let Some(exchange) = self.exchanges.at(key) else { return };
-        let little = exchange.pipe(way).held.len() <= max / 2;
+        let little = exchange.pipe(way).burden() <= max / 2;
         if little && self.conn(source.conn).is_some_and(|conn| conn.is_serial() && conn.paused) {
             self.unpause(source.conn);
         }

@@ -135,6 +135,9 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         exchange.attempt = exchange.attempt.saturating_add(1);
         exchange.phase = Phase::Waiting { since: now };
         exchange.upload.keep = target.replay_bytes_max > 0 && !exchange.accepted;
+        // No more than the source gives without getting credit back.
+        let window = self.listeners.get(exchange.listener).map_or(u32::MAX, |state| state.codec_limits.stream_window);
+        exchange.upload.keep_max = (target.replay_bytes_max.min(window) as usize).min(self.limits.held_bytes_max);
         let upstream = target.upstream;
         self.upstreams.entry(upstream).or_insert_with(|| Upstream::new(target.clone()));
         exchange.target = Some(target);

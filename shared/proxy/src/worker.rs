@@ -377,6 +377,19 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         self.exchanges.len()
     }
 
+    /// Targets that have connections, or requests that wait for one.
+    pub fn upstreams(&self) -> usize {
+        self.upstreams.len()
+    }
+
+    /// Octets of bodies that wait between two connections, and of input and output that wait on connections.
+    pub fn held_bytes(&self) -> usize {
+        let exchanges = self.exchanges.iter().map(|exchange| exchange.upload.held.len() + exchange.download.held.len());
+        let conns = self.conns.iter().filter_map(|slot| slot.conn.as_deref());
+        let conns = conns.map(|conn| conn.pending.len() + conn.out.len() + conn.wire.len());
+        exchanges.chain(conns).sum()
+    }
+
     pub fn driver(&self) -> &D {
         &self.driver
     }

@@ -1,0 +1,220 @@
+//! The engine's behaviour, one sentence at a time, with every octet of both ends said by the test.
+
+mod world;
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use steady_proxy::{AttemptEnd, Command, Config, Outcome, Refusal, Timeouts};
+use steady_ring::{ConnId, Faults};
+
+use world::client::{Clients, End, Want};
+use world::origin::Origin;
+use world::peer::{Peer, Raw};
+use world::plan::{Fate, Plan};
+use world::policy::{Place, Scene};
+use world::{World, config};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// One worker between raw clients and one raw origin.
+struct Lab {
+    world: World,
+    client: Rc<RefCell<Raw>>,
+    origin: Rc<RefCell<Raw>>,
+    addr: SocketAddr,
+    origin_addr: SocketAddr,
+}
+
+impl Lab {
+    fn new(place: impl Fn(SocketAddr) -> Place) -> Lab {
+        Lab::with(place, &config(), Timeouts::default())
+    }
+
+    fn h1() -> Lab {
+        Lab::new(|addr| Place::h1(1, addr))
+    }
+
+    fn with(place: impl Fn(SocketAddr) -> Place, config: &Config, timeouts: Timeouts) -> Lab {
+        let mut world = World::calm();
+        let origin_addr = world.address();
+        let mut origin = Raw::new(&world.net);
+        origin.listen(world.net.bind(origin_addr));
+        let scene = Scene { timeouts, ..Scene::to(vec![place(origin_addr)]) };
+        let (_, addr) = world.proxy(scene, config, 1);
+        let client = Raw::new(&world.net);
+        let client = world.add(client);
+        let origin = world.add(origin);
+        Lab { world, client, origin, addr, origin_addr }
+    }
+
+    /// A client's connection that has sent this.
+    fn send(&mut self, bytes: impl AsRef<[u8]>) -> ConnId {
+        let mut client = self.client.borrow_mut();
+        let id = client.connect(self.addr);
+        client.send(id, bytes);
+        id
+    }
+
+    /// The origin's connection `index`, once it is there.
+    fn upstream(&mut self, index: usize) -> ConnId {
+        let origin = Rc::clone(&self.origin);
+        assert!(self.world.run_until(SECOND, |_| origin.borrow().accepted.len() > index), "no upstream connection");
+        self.origin.borrow().accepted[index]
+    }
+
+    /// Waits until the origin has got something that ends so.
+    fn origin_got(&mut self, id: ConnId, end: &[u8]) {
+        let origin = Rc::clone(&self.origin);
+        let came = self.world.run_until(SECOND, |_| origin.borrow().got(id).ends_with(end));
+        assert!(came, "the origin got {:?}", self.origin.borrow().text(id));
+    }
+
+    fn client_got(&mut self, id: ConnId, end: &[u8]) {
+        let client = Rc::clone(&self.client);
+        let came = self.world.run_until(SECOND, |_| client.borrow().got(id).ends_with(end));
+        assert!(came, "the client got {:?}", self.client.borrow().text(id));
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.world.run_for(time);
+    }
+
+    /// Every idle time-out passes; nothing may be left.
+    fn end(mut self) {
+        self.world.run_for(Duration::from_secs(1200));
+        self.world.check_gone();
+    }
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nhost: a.test\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+/// Frames of HTTP/2, as far as tests say them.
+mod h2 {
+    pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    pub const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
+
+    pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+        frame.extend([kind, flags]);
+        frame.extend(stream.to_be_bytes());
+        frame.extend(payload);
+        frame
+    }
+
+    /// `GET / http a.test`, nothing indexed.
+    pub fn get(stream: u32, end: bool) -> Vec<u8> {
+        frame(1, if end { 5 } else { 4 }, stream, b"\x82\x86\x84\x01\x06a.test")
+    }
+
+    pub fn post(stream: u32) -> Vec<u8> {
+        frame(1, 4, stream, b"\x83\x86\x84\x01\x06a.test")
+    }
+
+    /// A status 200, nothing else.
+    pub fn ok(stream: u32, end: bool) -> Vec<u8> {
+        frame(1, if end { 5 } else { 4 }, stream, b"\x88")
+    }
+
+    pub fn data(stream: u32, payload: &[u8], end: bool) -> Vec<u8> {
+        frame(0, u8::from(end), stream, payload)
+    }
+
+    pub fn reset(stream: u32, code: u32) -> Vec<u8> {
+        frame(3, 0, stream, &code.to_be_bytes())
+    }
+
+    pub fn window(stream: u32, more: u32) -> Vec<u8> {
+        frame(8, 0, stream, &more.to_be_bytes())
+    }
+
+    pub fn goaway(last: u32) -> Vec<u8> {
+        let mut payload = last.to_be_bytes().to_vec();
+        payload.extend([0; 4]);
+        frame(7, 0, 0, &payload)
+    }
+
+    pub fn setting(id: u16, value: u32) -> Vec<u8> {
+        let mut payload = id.to_be_bytes().to_vec();
+        payload.extend(value.to_be_bytes());
+        frame(4, 0, 0, &payload)
+    }
+
+    /// The frames in `bytes` (after a preface, if there is one): kind, flags, stream, payload.
+    pub fn frames(mut bytes: &[u8]) -> Vec<(u8, u8, u32, Vec<u8>)> {
+        bytes = bytes.strip_prefix(&PREFACE[..24]).unwrap_or(bytes);
+        let mut frames = Vec::new();
+        while let Some((head, rest)) = bytes.split_at_checked(9) {
+            let len = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+            let Some((payload, rest)) = rest.split_at_checked(len) else { break };
+            frames.push((head[3], head[4], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload.to_vec()));
+            bytes = rest;
+        }
+        frames
+    }
+
+    /// The body of a stream.
+    pub fn body(bytes: &[u8], stream: u32) -> Vec<u8> {
+        frames(bytes).into_iter().filter(|frame| frame.0 == 0 && frame.2 == stream).flat_map(|frame| frame.3).collect()
+    }
+
+    pub fn count(bytes: &[u8], kind: u8, stream: u32) -> usize {
+        frames(bytes).iter().filter(|frame| frame.0 == kind && frame.2 == stream).count()
+    }
+}
+
+/// An edge-like worker before an agent-like one before one origin, and clients that check what they get.
+struct Chain {
+    world: World,
+    clients: Rc<RefCell<Peer<Clients>>>,
+    origin: Rc<RefCell<Peer<Origin>>>,
+}
+
+impl Chain {
+    fn new(origin_is_h2: bool) -> Chain {
+        let mut world = World::new(1, Faults::none());
+        let addr = world.address();
+        let mut origin = Peer::new(&world.net, steady_http::Limits::default(), Origin::new(1));
+        origin.listen(world.net.bind(addr), origin_is_h2);
+        let origin = world.add(origin);
+        let place = if origin_is_h2 { Place::h2(1, addr) } else { Place::h1(1, addr) };
+        let (_, agent) = world.proxy(Scene::to(vec![place]), &config(), 1);
+        let (_, edge) = world.proxy(Scene::to(vec![Place::agent(2, agent)]), &config(), 2);
+        let clients = Peer::new(&world.net, steady_http::Limits::default(), Clients::new(1, vec![edge.into()]));
+        let clients = world.add(clients);
+        Chain { world, clients, origin }
+    }
+
+    fn want(&mut self, want: Want) {
+        self.clients.borrow_mut().app.wants.push(want);
+    }
+
+    fn run(&mut self, limit: Duration) {
+        let clients = Rc::clone(&self.clients);
+        self.world.run_until(limit, |_| clients.borrow().app.is_done());
+        assert_eq!(self.clients.borrow().app.wrong, Vec::<String>::new());
+        assert_eq!(self.origin.borrow().app.wrong, Vec::<String>::new());
+    }
+
+    fn end_of(&self, id: u64) -> Option<End> {
+        self.clients.borrow().app.end_of(id)
+    }
+}
+
+// Uploads and what is kept of them.
+
+#[test]
+fn an_upload_that_trickles_in_goes_on_once_the_agent_took_what_came_first() {
+    for is_h2 in [false, true] {
+        let mut chain = Chain::new(false);
+        let plan = Plan { upload: 300_000, ..Plan::plain(1) };
+        let now = chain.world.now();
+        chain.want(Want { pause: Duration::from_millis(5), ..Want::new(plan, is_h2, now) });
+        chain.run(Duration::from_secs(10));
+        assert_eq!(chain.end_of(1), Some(End::Answered(200, true)), "HTTP/2: {is_h2}");
+    }
+}

@@ -78,6 +78,8 @@ pub(crate) struct Conn {
     pub eof: bool,
     /// Upstream: it takes no new request and is no longer counted among its upstream's.
     pub retired: bool,
+    /// HTTP/2: the peer's settings have come.
+    pub settled: bool,
     /// Which slot is served first when room comes back.
     pub turn: usize,
     /// Input waits for another turn of the codec.
@@ -111,6 +113,7 @@ impl Conn {
             starved: false,
             eof: false,
             retired: false,
+            settled: false,
             turn: 0,
             refeed: false,
         }

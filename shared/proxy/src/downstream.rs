@@ -84,7 +84,10 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 }
             }
             Event::Writable { stream: None } => self.pump_all(id),
-            Event::Settings | Event::GoAway { .. } if !is_down => self.upstream_changed(id),
+            Event::Settings | Event::GoAway { .. } if !is_down => {
+                conn.settled |= matches!(event, Event::Settings);
+                self.upstream_changed(id);
+            }
             Event::Settings | Event::GoAway { .. } | Event::Pong { .. } => {}
         }
     }

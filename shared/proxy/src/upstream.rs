@@ -151,15 +151,14 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     fn assign(&mut self, key: Key, upstream: u64) -> bool {
         let is_question =
             self.exchanges.at(key).is_some_and(|exchange| matches!(exchange.origin, Origin::Question { .. }));
-        // One stream of each connection is kept for questions, so that a full one can still be asked.
-        let reserve = usize::from(!is_question);
+        let needs_settings = self.exchanges.at(key).is_some_and(|exchange| !exchange.request.protocol().is_empty());
         loop {
             let Some(entry) = self.upstreams.get_mut(&upstream) else { return false };
             let found = match entry.target.protocol {
                 Protocol::Http1 => entry.ready.pop(),
                 Protocol::H2c => entry.ready.iter().copied().find(|id| {
                     let conn = self.conns.get_mut(id.index()).and_then(|slot| slot.conn.as_deref_mut());
-                    conn.and_then(Conn::client).is_some_and(|client| client.available() > reserve)
+                    conn.is_some_and(|conn| conn.has_room(is_question, needs_settings))
                 }),
             };
             let Some(id) = found else { return false };
@@ -167,7 +166,6 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 Attached::Yes => return true,
                 Attached::Unfit => {
                     // The connection is fine, but cannot carry this request (extended CONNECT to a peer without it).
-                    self.upstream_free(id);
                     self.fail_attempt(key, AttemptEnd::Broken, Refusal::UpstreamBroken);
                     return true;
                 }
@@ -570,6 +568,18 @@ impl Upstream {
 }
 
 impl Conn {
+    /// Whether an HTTP/2 connection can take one more stream. The last that the peer allows is kept for questions, so that a
+    /// full connection can still be asked; unless it is the only one.
+    fn has_room(&mut self, is_question: bool, needs_settings: bool) -> bool {
+        if needs_settings && !self.settled {
+            // Whether the peer takes extended CONNECT is known once its settings are.
+            return false;
+        }
+        let Some(client) = self.client() else { return false };
+        let reserve = usize::from(!is_question && client.active() > 0);
+        client.available() > reserve
+    }
+
     /// The codec in the client role.
     fn client(&mut self) -> Option<&mut dyn Client> {
         match &mut self.http {

@@ -86,6 +86,13 @@ impl Lab {
     /// Every idle time-out passes; nothing may be left.
     fn end(mut self) {
         self.world.run_for(Duration::from_secs(1200));
+        self.world.check_quiet();
+        for proxy in &self.world.proxies {
+            assert_eq!(proxy.worker.connections(), 0, "idle connections end by themselves");
+        }
+        self.client.borrow_mut().hang_up();
+        self.origin.borrow_mut().hang_up();
+        self.world.run_for(SECOND);
         self.world.check_gone();
     }
 }
@@ -217,4 +224,57 @@ fn an_upload_that_trickles_in_goes_on_once_the_agent_took_what_came_first() {
         chain.run(Duration::from_secs(10));
         assert_eq!(chain.end_of(1), Some(End::Answered(200, true)), "HTTP/2: {is_h2}");
     }
+}
+
+// Connections to upstreams.
+
+/// A WebSocket's request in HTTP/1.1.
+const UPGRADE: &str = "GET /ws HTTP/1.1\r\nhost: a.test\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+    sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n";
+
+#[test]
+fn a_websocket_that_is_the_first_request_over_an_h2c_connection_waits_for_its_settings() {
+    let mut lab = Lab::new(|addr| Place::h2(1, addr));
+    let ws = lab.send(UPGRADE);
+    let up = lab.upstream(0);
+    lab.wait(SECOND);
+    assert_eq!(h2::count(lab.origin.borrow().got(up), 1, 1), 0, "nothing is asked before the settings are known");
+    lab.origin.borrow_mut().send(up, h2::setting(8, 1));
+    lab.wait(SECOND);
+    lab.origin.borrow_mut().send(up, [h2::ok(1, false), h2::data(1, b"hello", false)].concat());
+    lab.client_got(ws, b"hello");
+    assert!(lab.client.borrow().text(ws).starts_with("HTTP/1.1 101 "));
+    lab.client.borrow_mut().close(ws);
+    lab.end();
+}
+
+#[test]
+fn a_websocket_to_an_h2c_peer_that_knows_none_is_refused_and_its_neighbours_are_served() {
+    let mut lab = Lab::new(|addr| Place::h2(1, addr));
+    let ws = lab.send(UPGRADE);
+    let get = lab.send(GET);
+    let up = lab.upstream(0);
+    lab.origin.borrow_mut().send(up, h2::SETTINGS);
+    lab.client_got(ws, b"}\n");
+    assert!(lab.client.borrow().text(ws).starts_with("HTTP/1.1 502 "));
+    lab.origin.borrow_mut().send(up, [h2::ok(1, false), h2::data(1, b"yes", true)].concat());
+    lab.client_got(get, b"\r\nyes\r\n0\r\n\r\n");
+    lab.end();
+}
+
+#[test]
+fn an_h2c_peer_that_allows_one_stream_at_a_time_gets_one_at_a_time() {
+    let mut lab = Lab::new(|addr| Place::h2(1, addr));
+    let first = lab.send(GET);
+    let up = lab.upstream(0);
+    lab.origin.borrow_mut().send(up, h2::setting(3, 1));
+    lab.wait(SECOND);
+    lab.origin.borrow_mut().send(up, h2::ok(1, true));
+    lab.client_got(first, b"\r\n\r\n");
+    let second = lab.send(GET);
+    lab.wait(SECOND);
+    lab.origin.borrow_mut().send(up, h2::ok(3, true));
+    lab.client_got(second, b"\r\n\r\n");
+    assert!(lab.client.borrow().text(second).starts_with("HTTP/1.1 200 "));
+    lab.end();
 }

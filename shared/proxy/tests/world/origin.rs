@@ -254,13 +254,17 @@ impl App for Origin {
                     continue;
                 }
                 Turn::Over => {
+                    if !line.is_h2() && line.wire.codec().is_finished() {
+                        // It has answered before it had read everything: it ends its side, and reads on until the other ends.
+                        line.shut = true;
+                    }
                     if fate == Fate::Close {
                         let is_h2 = line.is_h2();
                         let (codec, out) = line.codec();
                         if is_h2 {
                             codec.go_away(out);
                         }
-                        line.last = codec.active() == 0;
+                        line.last = is_h2 && codec.active() == 0;
                     }
                 }
                 Turn::Cut => ctl.close(conn),

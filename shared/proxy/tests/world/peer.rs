@@ -415,6 +415,14 @@ impl Raw {
         conn.ended || conn.failed
     }
 
+    /// Closes every connection.
+    pub fn hang_up(&mut self) {
+        for conn in self.conns.values_mut() {
+            conn.out.clear();
+            conn.close = true;
+        }
+    }
+
     pub fn is_failed(&self, id: ConnId) -> bool {
         self.conns[&id].failed
     }

@@ -125,8 +125,15 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             }
             Phase::Routing => {}
             Phase::Waiting { .. } => {
-                self.detach(key, AttemptEnd::ConnectFailed);
-                self.reply(key, Reply::Refuse(Refusal::ConnectFailed));
+                let upstream = exchange.target.as_ref().map(|target| target.upstream);
+                // A target that is busy is not one that cannot be reached.
+                let (end, refusal) = match upstream {
+                    _ if total => (AttemptEnd::Refused, Refusal::TotalTimeout),
+                    Some(upstream) if self.is_queued(upstream) => (AttemptEnd::Refused, Refusal::QueueFull),
+                    _ => (AttemptEnd::ConnectFailed, Refusal::ConnectFailed),
+                };
+                self.detach(key, end);
+                self.reply(key, Reply::Refuse(refusal));
             }
             Phase::Attached => {
                 let late = !exchange.upload.source_ended && !total;

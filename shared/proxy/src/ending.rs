@@ -9,7 +9,7 @@ use crate::plane::{Listed, Visit};
 use crate::policy::{AttemptEnd, Outcome, Policy, Record, Reply};
 use crate::refusal::Refusal;
 use crate::relay::Way;
-use crate::worker::Worker;
+use crate::worker::{Todo, Worker};
 
 impl<D: Driver, P: Policy> Worker<D, P> {
     /// Answers an exchange from here. Whatever it was doing upstream has ended.
@@ -208,6 +208,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             && !std::mem::replace(&mut conn.retired, true)
         {
             self.leave_upstream(id, upstream, false);
+            self.todo.push_back(Todo::Serve(upstream));
         }
         self.mark(id);
         self.arm_conn(id.index() as u32);
@@ -218,10 +219,14 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         if conn.stage == Stage::Closed {
             return;
         }
-        conn.stage = Stage::Closed;
+        let was_connecting = std::mem::replace(&mut conn.stage, Stage::Closed) == Stage::Connecting;
         let retired = conn.retired;
         if let Side::Up { upstream } = conn.side {
             self.leave_upstream(id, upstream, retired);
+            if !was_connecting {
+                // After a connect that failed, another one at once would fail as well.
+                self.todo.push_back(Todo::Serve(upstream));
+            }
         }
         self.driver.close(id);
     }

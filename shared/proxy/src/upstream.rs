@@ -186,23 +186,28 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             return self.fail_attempt(key, AttemptEnd::Refused, Refusal::QueueFull);
         }
         entry.waiting.push_back(key);
-        let max = match entry.target.protocol {
-            Protocol::Http1 => limits.h1_connections_max,
-            Protocol::H2c => limits.h2_connections_max,
-        };
-        let enough = match entry.target.protocol {
-            Protocol::Http1 => entry.opening.len() >= entry.waiting.len(),
-            Protocol::H2c => !entry.opening.is_empty(),
-        };
-        if entry.open >= max || enough {
-            return;
+        self.open_for_waiting(upstream);
+    }
+
+    /// Opens connections for those who wait, as many as they need and are allowed.
+    fn open_for_waiting(&mut self, upstream: u64) {
+        loop {
+            let limits = &self.limits;
+            let Some(entry) = self.upstreams.get_mut(&upstream) else { return };
+            let (max, needed) = match entry.target.protocol {
+                Protocol::Http1 => (limits.h1_connections_max, entry.waiting.len()),
+                Protocol::H2c => (limits.h2_connections_max, entry.waiting.len().min(1)),
+            };
+            if entry.open >= max || entry.opening.len() >= needed {
+                return;
+            }
+            entry.open += 1;
+            let id = self.driver.connect(&entry.target.addr);
+            entry.opening.push(id);
+            self.stats.upstream_connects.add(1);
+            let conn = Conn::new(id, Side::Up { upstream }, Http::Unknown, Stage::Connecting, self.now);
+            self.insert(conn);
         }
-        entry.open += 1;
-        let id = self.driver.connect(&entry.target.addr);
-        entry.opening.push(id);
-        self.stats.upstream_connects.add(1);
-        let conn = Conn::new(id, Side::Up { upstream }, Http::Unknown, Stage::Connecting, self.now);
-        self.insert(conn);
     }
 
     /// A connect of ours succeeded.
@@ -242,6 +247,17 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             }
         }
         self.serve_waiting(upstream);
+    }
+
+    /// Those who wait get what is free, and new connections where that is not enough.
+    pub(crate) fn serve(&mut self, upstream: u64) {
+        self.serve_waiting(upstream);
+        self.open_for_waiting(upstream);
+    }
+
+    /// Whether an exchange that waits does so for its turn, rather than for a target that does not answer.
+    pub(crate) fn is_queued(&self, upstream: u64) -> bool {
+        self.upstreams.get(&upstream).is_some_and(|entry| entry.open > entry.opening.len())
     }
 
     /// Gives those who wait what has become free.
@@ -445,9 +461,6 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         }
         if was_connecting {
             self.fail_waiting(upstream);
-        } else {
-            self.serve_waiting(upstream);
-            self.reopen_for_waiting(upstream);
         }
     }
 
@@ -457,20 +470,12 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         if entry.open > 0 {
             return;
         }
-        for key in std::mem::take(&mut entry.waiting) {
+        let waiting = std::mem::take(&mut entry.waiting);
+        self.upstreams.remove(&upstream);
+        for key in waiting {
             if self.exchanges.at(key).is_some_and(|exchange| matches!(exchange.phase, Phase::Waiting { .. })) {
                 self.fail_attempt(key, AttemptEnd::ConnectFailed, Refusal::ConnectFailed);
             }
-        }
-    }
-
-    /// A connection went while others wait: without another one nobody would serve them.
-    fn reopen_for_waiting(&mut self, upstream: u64) {
-        let Some(entry) = self.upstreams.get_mut(&upstream) else { return };
-        if entry.open == 0
-            && let Some(key) = entry.waiting.pop_front()
-        {
-            self.wait_for(key, upstream);
         }
     }
 
@@ -502,8 +507,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 }
             }
         }
-        self.serve_waiting(upstream);
-        self.reopen_for_waiting(upstream);
+        self.serve(upstream);
     }
 
     /// A stream of the connection has ended: it can carry another, or is to be closed.
@@ -529,8 +533,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             self.unpause(id);
             self.arm_conn(id.index() as u32);
         }
-        self.serve_waiting(upstream);
-        self.reopen_for_waiting(upstream);
+        self.serve(upstream);
     }
 
     /// Takes a connection that is being closed out of its upstream's lists.

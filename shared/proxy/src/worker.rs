@@ -51,6 +51,8 @@ pub(crate) enum Todo {
     Route(Key),
     /// Give the codec of this connection another turn with its pending input.
     Refeed(ConnId),
+    /// A connection to this target went: those who wait may need another.
+    Serve(u64),
 }
 
 /// An entry of the timing wheel: a slot, whose present occupant says whether anything is due, and the time the entry was
@@ -245,6 +247,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             match todo {
                 Todo::Route(key) => self.route(key),
                 Todo::Refeed(conn) => self.refeed(conn),
+                Todo::Serve(upstream) => self.serve(upstream),
             }
         }
     }

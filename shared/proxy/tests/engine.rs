@@ -278,3 +278,57 @@ fn an_h2c_peer_that_allows_one_stream_at_a_time_gets_one_at_a_time() {
     assert!(lab.client.borrow().text(second).starts_with("HTTP/1.1 200 "));
     lab.end();
 }
+
+#[test]
+fn those_who_wait_get_new_connections_when_old_ones_end_with_their_response() {
+    let mut narrow = config();
+    narrow.limits.h1_connections_max = 2;
+    let mut lab = Lab::with(|addr| Place::h1(1, addr), &narrow, Timeouts::default());
+    let clients: Vec<ConnId> = (0..6).map(|_| lab.send(GET)).collect();
+    // The first is answered last: all others go over the other place.
+    for index in 1..6 {
+        let up = lab.upstream(index);
+        lab.origin_got(up, b"\r\n\r\n");
+        lab.origin.borrow_mut().send(up, "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n");
+        lab.origin.borrow_mut().close(up);
+        lab.wait(SECOND / 100);
+    }
+    let first = lab.upstream(0);
+    lab.origin.borrow_mut().send(first, OK);
+    for client in clients {
+        lab.wait(SECOND / 100);
+        assert!(lab.client.borrow().text(client).starts_with("HTTP/1.1 20"), "{}", lab.client.borrow().text(client));
+    }
+    lab.end();
+}
+
+#[test]
+fn a_request_that_waits_too_long_for_its_turn_does_not_count_as_a_failed_connect() {
+    let mut narrow = config();
+    narrow.limits.h1_connections_max = 1;
+    let mut lab = Lab::with(|addr| Place::h1(1, addr), &narrow, Timeouts::default());
+    let busy = lab.send(GET);
+    let up = lab.upstream(0);
+    let late = lab.send(GET);
+    lab.wait(6 * SECOND);
+    assert!(lab.client.borrow().text(late).starts_with("HTTP/1.1 503 "), "{}", lab.client.borrow().text(late));
+    let ledger = Rc::clone(&lab.world.proxies[0].ledger);
+    assert_eq!((ledger.borrow().ended(AttemptEnd::Refused), ledger.borrow().ended(AttemptEnd::ConnectFailed)), (1, 0));
+    lab.origin.borrow_mut().send(up, OK);
+    lab.client_got(busy, b"ok");
+    lab.end();
+}
+
+#[test]
+fn a_target_that_refuses_every_connection_is_forgotten() {
+    let mut lab = Lab::h1();
+    let nowhere = lab.world.address();
+    lab.world.proxies[0].plane.publish(Arc::new(Scene::to(vec![Place::h1(5, nowhere)])));
+    let client = lab.send(GET);
+    lab.wait(SECOND);
+    assert!(lab.client.borrow().text(client).starts_with("HTTP/1.1 502 "));
+    assert_eq!(lab.world.proxies[0].worker.upstreams(), 0);
+    let record = lab.world.proxies[0].ledger.borrow().records[0].clone();
+    assert_eq!((record.attempts, record.refusal), (3, Some(Refusal::ConnectFailed)));
+    lab.end();
+}

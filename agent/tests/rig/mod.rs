@@ -325,8 +325,15 @@ s.serve_forever()
 pub const TOML: &str = "command = [\"python3\", \"-S\", \"app.py\"]\n";
 pub const TOML_EXCLUSIVE: &str = "command = [\"python3\", \"-S\", \"app.py\"]\nexclusive = true\n";
 
-/// STEADY_BUN, or bun of PATH.
+/// STEADY_BUN, or bun of PATH. With STEADY_REQUIRE_BUN set, having neither is a failure.
 pub fn bun() -> Option<String> {
+    let found = find_bun();
+    let required = std::env::var_os("STEADY_REQUIRE_BUN").is_some_and(|value| !value.is_empty());
+    assert!(found.is_some() || !required, "STEADY_REQUIRE_BUN is set, but there is no bun in PATH");
+    found
+}
+
+fn find_bun() -> Option<String> {
     let named = std::env::var("STEADY_BUN").ok().filter(|path| !path.is_empty());
     named.or_else(|| {
         let path = std::env::var_os("PATH")?;

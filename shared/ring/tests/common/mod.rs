@@ -333,6 +333,13 @@ impl<L: Lab> Bench<L> {
             self.driver().close(conn);
         }
         self.until(|bench| conns.iter().all(|&conn| bench.of_conn(conn).closed));
+        self.rest();
+    }
+
+    /// One wait that only collects what is there: after it the slots of what was closed may be used again.
+    pub fn rest(&mut self) {
+        let now = self.driver().now();
+        self.turn(Some(now), |_, _| {});
     }
 }
 

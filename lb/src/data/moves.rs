@@ -5,12 +5,20 @@
 
 use std::collections::HashMap;
 
-use steady_table::{Moving, Routes};
+use steady_proxy::ParkKey;
+use steady_table::{Moving, Route, Routes};
 
-/// The moves of one worker, by application.
+/// The moves of one worker, by where the requests wait that meet them.
 #[derive(Debug, Default)]
 pub(super) struct Moves {
-    by_app: HashMap<u64, Move>,
+    by_key: HashMap<ParkKey, Move>,
+}
+
+/// Where the requests for an application wait. Each move has a place of its own, so that an answer about one that was
+/// rolled back means nothing to the next.
+pub(super) fn place(app: u64, moving: Option<Moving>) -> ParkKey {
+    let generation = moving.map_or(0, |moving| moving.generation);
+    ParkKey(app ^ generation.wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
 /// One move.
@@ -43,7 +51,7 @@ pub(super) enum Step {
 impl Moves {
     /// Forgets the moves that this table no longer tells of.
     pub(super) fn published(&mut self, routes: &Routes) {
-        self.by_app.retain(|_, known| {
+        self.by_key.retain(|_, known| {
             routes
                 .by_name(&known.name)
                 .is_some_and(|route| route.moving() == Some(known.moving) && route.generation() == known.generation)
@@ -51,17 +59,23 @@ impl Moves {
     }
 
     /// The move of an application, as the table tells it.
-    pub(super) fn of(&mut self, app: u64, name: &str, generation: u64, moving: Moving) -> &mut Move {
-        let begin = || Move { name: name.into(), generation, moving, asking: false, not_live: false, answers: 0 };
-        let known = self.by_app.entry(app).or_insert_with(begin);
-        if known.moving != moving || known.generation != generation {
-            *known = begin();
-        }
-        known
+    pub(super) fn of(&mut self, route: &Route<'_>, moving: Moving) -> &mut Move {
+        self.begin(route.app_id(), route.name(), route.generation(), moving)
     }
 
-    pub(super) fn known(&mut self, app: u64) -> Option<&mut Move> {
-        self.by_app.get_mut(&app)
+    fn begin(&mut self, app: u64, name: &str, generation: u64, moving: Moving) -> &mut Move {
+        self.by_key.entry(place(app, Some(moving))).or_insert_with(|| Move {
+            name: name.into(),
+            generation,
+            moving,
+            asking: false,
+            not_live: false,
+            answers: 0,
+        })
+    }
+
+    pub(super) fn known(&mut self, key: ParkKey) -> Option<&mut Move> {
+        self.by_key.get_mut(&key)
     }
 }
 
@@ -102,7 +116,7 @@ mod tests {
     #[test]
     fn one_question_serves_all_that_wait_and_no_later_one() {
         let mut moves = Moves::default();
-        let known = moves.of(1, "a", 7, MOVING);
+        let known = moves.begin(1, "a", 7, MOVING);
         assert_eq!(known.step(None), Step::Ask);
         let asked = Some(known.answers());
         known.asking = true;
@@ -116,9 +130,11 @@ mod tests {
     #[test]
     fn not_live_is_final_for_the_generation_and_forgotten_with_it() {
         let mut moves = Moves::default();
-        moves.of(1, "a", 7, MOVING).answered(false);
-        assert_eq!(moves.of(1, "a", 7, MOVING).step(Some(0)), Step::New);
+        moves.begin(1, "a", 7, MOVING).answered(false);
+        assert_eq!(moves.begin(1, "a", 7, MOVING).step(Some(0)), Step::New);
         let rolled_back = Moving { generation: 9, ..MOVING };
-        assert_eq!(moves.of(1, "a", 7, rolled_back).step(None), Step::Ask, "another move asks anew");
+        assert_eq!(moves.begin(1, "a", 7, rolled_back).step(None), Step::Ask, "another move asks anew");
+        moves.known(place(1, Some(MOVING))).unwrap().answered(false);
+        assert_eq!(moves.begin(1, "a", 7, rolled_back).step(None), Step::Ask, "a late answer is about the earlier one");
     }
 }

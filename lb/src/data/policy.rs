@@ -15,7 +15,7 @@ use steady_ring::{Addr, Time};
 use steady_table::{Endpoint, HostIndex, Moving, Resolution, Route, Routes};
 use steady_timing::RequestTiming;
 
-use super::moves::{Moves, Step};
+use super::moves::{self, Moves, Step};
 use super::stats::EdgeStats;
 use super::{access_log, forwarded};
 use crate::snapshot::{HostState, Settings, Snapshot};
@@ -74,8 +74,8 @@ pub struct Ticket {
     refused: Option<(HostIndex, u64)>,
     /// It was the agent's own word.
     by_agent: bool,
-    /// How many answers the old host had given when it began to wait.
-    asked: Option<u64>,
+    /// Behind which move's question it began to wait, and how many answers the old host had given then.
+    asked: Option<(ParkKey, u64)>,
     /// The deadline of its first parking, which later ones keep.
     until: Option<Time>,
     /// What the agent measured.
@@ -115,12 +115,14 @@ impl EdgePolicy {
 
     fn place_moving(&mut self, route: &Route<'_>, moving: Moving, request: &mut Request<'_, Ticket>) -> Decision {
         let generation = route.generation();
-        let known = self.moves.of(route.app_id(), route.name(), generation, moving);
+        let known = self.moves.of(route, moving);
         if request.ticket.refused == Some((moving.from, generation)) {
             known.not_live = true;
         }
-        let step = known.step(request.ticket.asked);
-        request.ticket.asked = Some(known.answers());
+        let place = moves::place(route.app_id(), Some(moving));
+        let asked = request.ticket.asked.filter(|&(at, _)| at == place).map(|(_, answers)| answers);
+        let step = known.step(asked);
+        request.ticket.asked = Some((place, known.answers()));
         match step {
             Step::Old => self.forward(route.name(), moving.from, generation, request),
             Step::New => {
@@ -138,7 +140,7 @@ impl EdgePolicy {
                 let Decision::Park { key, until, refusal } = self.park(route, request) else {
                     return Decision::Reply(Reply::Refuse(Refusal::ParkTimeout));
                 };
-                if let Some(known) = self.moves.known(route.app_id()) {
+                if let Some(known) = self.moves.known(key) {
                     known.asking = true;
                 }
                 self.stats.probes.add(1);
@@ -154,7 +156,7 @@ impl EdgePolicy {
         if until <= request.now {
             return Decision::Reply(Reply::Refuse(Refusal::ParkTimeout));
         }
-        let key = ParkKey(route.app_id());
+        let key = moves::place(route.app_id(), route.moving());
         let placement = Placement { name: route.name().into(), generation: route.generation(), moving: route.moving() };
         self.waiting.insert(key, placement);
         Decision::Park { key, until, refusal: Refusal::ParkTimeout }
@@ -253,6 +255,8 @@ impl Policy for EdgePolicy {
         });
         self.hosts = hosts.collect();
         self.moves.published(&snapshot.routes);
+        // What is no longer known here is routed again.
+        self.waiting.retain(|_, before| is_placed(&snapshot.routes, before));
         self.settings = snapshot.settings.clone();
         Timeouts {
             header: self.settings.header_timeout,
@@ -292,11 +296,7 @@ impl Policy for EdgePolicy {
 
     fn may_resume(&mut self, snapshot: &Snapshot, key: ParkKey) -> bool {
         let Some(before) = self.waiting.get(&key) else { return true };
-        let changed = !is_placed(&snapshot.routes, before);
-        if changed {
-            self.waiting.remove(&key);
-        }
-        changed
+        !is_placed(&snapshot.routes, before)
     }
 
     fn unparked(&mut self, _: &mut Ticket, _: ParkKey, waited: Duration) {
@@ -304,7 +304,7 @@ impl Policy for EdgePolicy {
     }
 
     fn question(&mut self, key: ParkKey, head: &mut Head) {
-        let Some(known) = self.moves.known(key.0) else { return };
+        let Some(known) = self.moves.known(key) else { return };
         head.method = Method::Head;
         head.set_authority(known.name.as_bytes());
         head.set_path(b"/");
@@ -316,7 +316,7 @@ impl Policy for EdgePolicy {
 
     fn answered(&mut self, key: ParkKey, response: Option<&Head>, _: Time) {
         let live = response.is_some_and(|head| head.status == 200);
-        if let Some(known) = self.moves.known(key.0) {
+        if let Some(known) = self.moves.known(key) {
             known.answered(live);
         }
         if live { &self.stats.verdicts_live } else { &self.stats.verdicts_not_live }.add(1);

@@ -150,6 +150,14 @@ impl Conn {
         }
     }
 
+    /// The client's address; `None` for upstreams and on unix sockets.
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        match self.side {
+            Side::Down { peer, .. } => peer,
+            Side::Up { .. } => None,
+        }
+    }
+
     pub(crate) fn is_tls(&self) -> bool {
         !matches!(self.secure, Secure::Plain)
     }

@@ -7,7 +7,7 @@ use steady_ring::{ConnId, Driver, ListenerId};
 
 use crate::conn::{Conn, Http, Secure, Side, Stage};
 use crate::exchange::{Exchange, Key, Leg, Origin, Phase, Pipe};
-use crate::policy::{Outcome, Policy, Reply, Request, Timing};
+use crate::policy::{Outcome, Policy, Record, Reply, Request, Timing};
 use crate::refusal::Refusal;
 use crate::relay::Way;
 use crate::tls::Acceptor;
@@ -168,10 +168,28 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let Some(slot) = self.conns.get_mut(id.index()) else { return };
         let Some(conn) = slot.conn.as_deref_mut() else { return };
         let Http::H1Server(server) = &mut conn.http else { return };
-        if server.refuse(&self.scratch, &body, &mut conn.out) {
-            self.stats.refusals[refusal.index()].add(1);
-            self.stats.responses[usize::from(status / 100).min(5)].add(1);
+        if !server.refuse(&self.scratch, &body, &mut conn.out) {
+            return;
         }
+        let (is_tls, peer) = (conn.is_tls(), conn.peer());
+        self.stats.refusals[refusal.index()].add(1);
+        self.stats.responses[usize::from(status / 100).min(5)].add(1);
+        let now = self.now;
+        // For the log: a request that could not be read has nothing to show but that it came.
+        self.policy.finished(&Record {
+            request: &Head::new(),
+            ticket: &P::Ticket::default(),
+            peer,
+            is_tls,
+            version: 11,
+            status,
+            outcome: Outcome::Refused,
+            refusal: Some(refusal),
+            request_bytes: 0,
+            response_bytes: body.len() as u64,
+            attempts: 0,
+            timing: Timing { started: now, routed: now, attached: now, answered: now, ended: now },
+        });
     }
 }
 

@@ -71,7 +71,8 @@ pub(crate) struct Conn {
     pub sending_since: Time,
     pub sending: bool,
     pub dirty: bool,
-    pub paused: bool,
+    /// Why it is not being read; read again once there is no reason left.
+    pub paused: Paused,
     /// Some exchange wanted to send on it and found no room.
     pub starved: bool,
     /// The peer sent its FIN.
@@ -84,6 +85,21 @@ pub(crate) struct Conn {
     pub turn: usize,
     /// Input waits for another turn of the codec.
     pub refeed: bool,
+}
+
+/// The reasons for which a connection is not read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Paused {
+    /// More of a body waits than is to be held.
+    pub body: bool,
+    /// More pipelined input waits than is to be kept.
+    pub pending: bool,
+}
+
+impl Paused {
+    pub(crate) fn any(self) -> bool {
+        self.body || self.pending
+    }
 }
 
 /// Which exchange is on which stream slot. HTTP/1.1 has one, so the first is kept in place.
@@ -109,7 +125,7 @@ impl Conn {
             sending_since: now,
             sending: false,
             dirty: false,
-            paused: false,
+            paused: Paused::default(),
             starved: false,
             eof: false,
             retired: false,

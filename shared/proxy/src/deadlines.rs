@@ -74,6 +74,9 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                     self.arm_exchange(index);
                 }
             }
+            // What is to be routed again must be on its way before its own time is looked at: nothing can be done about an
+            // exchange that is between two places.
+            self.run_todo();
         }
     }
 
@@ -136,7 +139,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 self.reply(key, Reply::Refuse(refusal));
             }
             Phase::Attached => {
-                let late = !exchange.upload.source_ended && !total;
+                let late = !exchange.is_asked() && !total;
                 let refusal = match (late, total) {
                     (true, _) => Refusal::RequestTimeout,
                     (false, true) => Refusal::TotalTimeout,
@@ -185,7 +188,7 @@ fn exchange_due<T>(exchange: &Exchange<T>, timeouts: &Timeouts) -> (Time, bool) 
         (_, Phase::Waiting { since }) => {
             since + exchange.target.as_ref().map_or(Duration::MAX, |target| target.connect_timeout)
         }
-        (_, Phase::Attached) if exchange.upload.source_ended => {
+        (_, Phase::Attached) if exchange.is_asked() => {
             let from = exchange.timing.attached.max(exchange.activity);
             from + exchange.target.as_ref().map_or(Duration::MAX, |target| target.response_timeout)
         }

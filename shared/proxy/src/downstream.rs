@@ -73,6 +73,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                     if !self.is_draining_tunnel(key) {
                         self.finish(key, Outcome::ClientGone);
                     }
+                    self.rest(id);
                 } else {
                     self.upstream_reset(key, reset);
                 }

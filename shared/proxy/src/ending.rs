@@ -4,7 +4,7 @@ use steady_http::{Reset, error::code};
 use steady_ring::{ConnId, Driver, Time};
 
 use crate::conn::{Conn, Http, Side, Stage};
-use crate::exchange::{Key, Phase};
+use crate::exchange::{Key, Origin, Phase};
 use crate::plane::{Listed, Visit};
 use crate::policy::{AttemptEnd, Outcome, Policy, Record, Reply};
 use crate::refusal::Refusal;
@@ -103,7 +103,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let Some(mut exchange) = self.exchanges.take(key) else { return };
         self.stats.exchanges_open.set(self.exchanges.len() as u64);
         exchange.timing.ended = self.now;
-        let is_client = matches!(exchange.origin, crate::exchange::Origin::Client);
+        let is_client = matches!(exchange.origin, Origin::Client);
         if is_client {
             self.stats.outcomes[outcome as usize].add(1);
             self.policy.finished(&Record {
@@ -137,7 +137,6 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     }
 
     fn end_downstream(&mut self, key: Key, leg: crate::exchange::Leg, whole: bool, stop: Option<Reset>) {
-        let now = self.now;
         self.touch(leg.conn);
         let Some(conn) = self.conn(leg.conn) else { return };
         conn.unbind(leg.stream, key);
@@ -148,21 +147,28 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         {
             codec.reset(leg.stream, reset, out);
         }
-        if conn.active() == 0 {
-            conn.since = now;
-        }
         if serial && !whole {
             // What was cut must not look complete: no more is sent, the connection just ends.
             conn.out.clear();
             return self.close(leg.conn);
         }
-        if conn.eof && conn.active() == 0 {
+        if conn.eof && conn.active() == 0 && conn.pending.is_empty() {
             return self.finish_conn(leg.conn);
         }
-        self.unpause(leg.conn);
+        self.set_paused(leg.conn, |paused| paused.body = false);
         self.refeed_later(leg.conn);
         self.check_finished(leg.conn);
-        self.arm_conn(leg.conn.index() as u32);
+        self.rest(leg.conn);
+    }
+
+    /// A connection whose last stream may just have ended begins to be idle.
+    pub(crate) fn rest(&mut self, id: ConnId) {
+        let now = self.now;
+        let Some(conn) = self.conn(id) else { return };
+        if conn.active() == 0 && conn.stage == Stage::Open {
+            conn.since = now;
+            self.arm_conn(id.index() as u32);
+        }
     }
 
     fn leave_parking(&mut self, key: Key, place: crate::policy::ParkKey) {
@@ -268,6 +274,10 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             Stage::Connecting | Stage::Finishing | Stage::Lingering => return self.close(id),
             Stage::Open => {}
         }
+        if conn.is_down() && !conn.pending.is_empty() && conn.codec().is_some_and(|codec| codec.is_blocked()) {
+            // Requests that it sent before its end come first.
+            return self.after_end_of_stream(id);
+        }
         self.touch(id);
         let Some(conn) = self.conn(id) else { return };
         let Some((codec, out)) = conn.codec_and_out() else { return self.close(id) };
@@ -308,11 +318,11 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             }
             (true, false, false) => {
                 // A client may end its side and still want its answer. One that waits for an application to appear has
-                // most likely left, and frees its place.
+                // most likely left, and frees its place; a connection to one that runs is there in a moment.
                 let key = self.conn(id).and_then(|conn| conn.bound_at(0));
-                let parked = key.and_then(|key| self.exchanges.at(key)).is_some_and(|exchange| {
-                    matches!(exchange.phase, Phase::Parked { .. } | Phase::Waiting { .. } | Phase::Routing)
-                });
+                let parked = key
+                    .and_then(|key| self.exchanges.at(key))
+                    .is_some_and(|exchange| matches!(exchange.phase, Phase::Parked { .. }));
                 if parked {
                     self.abandon(id);
                     self.close(id);
@@ -377,7 +387,10 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             if !attached || !chosen(&exchange.ticket) {
                 continue;
             }
-            if exchange.phase == Phase::Answering || exchange.down.is_none() {
+            if let Origin::Question { .. } = exchange.origin {
+                // Those who wait for its answer must not wait for ever.
+                self.fail_attempt(key, AttemptEnd::Abandoned, Refusal::Draining);
+            } else if exchange.phase == Phase::Answering || exchange.down.is_none() {
                 self.finish(key, Outcome::Cut);
             } else {
                 self.reply(key, Reply::Refuse(Refusal::Draining));

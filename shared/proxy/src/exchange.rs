@@ -140,6 +140,11 @@ impl Pipe {
 }
 
 impl<T> Exchange<T> {
+    /// Whether the upstream has all that it needs to answer. Who asks for a tunnel has nothing more to say before that.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.upload.source_ended || self.request.is_connect()
+    }
+
     /// Whether it can be sent again: nothing of its body has been forgotten.
     pub(crate) fn is_repeatable(&self) -> bool {
         self.upload.keep || self.upload.bytes == self.upload.waiting() as u64

@@ -3,7 +3,7 @@
 use steady_ring::{ConnId, Driver};
 
 use crate::exchange::{Exchange, Key, Leg, Phase, Pipe};
-use crate::policy::Policy;
+use crate::policy::{AttemptEnd, Policy};
 use crate::worker::Worker;
 
 /// Which way a body goes: up to the upstream, or down to the client.
@@ -64,7 +64,10 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let now = self.now;
         let Some(exchange) = self.exchanges.at(key) else { return };
         exchange.activity = now;
-        let discard = way == Way::Up && matches!(exchange.phase, Phase::Replying);
+        // Nobody wants it any more: it was answered from here, or by an upstream that has left.
+        let unwanted =
+            exchange.phase == Phase::Replying || (exchange.phase == Phase::Answering && exchange.up.is_none());
+        let discard = way == Way::Up && unwanted;
         let sink = exchange.sink(way);
         let pipe = exchange.pipe(way);
         pipe.bytes += data.len() as u64;
@@ -95,6 +98,35 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             self.pump(key, way);
             self.hold_back(key, way, source);
         }
+        if end && way == Way::Down {
+            self.part(key);
+        }
+    }
+
+    /// Lets the upstream go as soon as nothing is left to say between it and the exchange, however long the client takes
+    /// to read the answer.
+    fn part(&mut self, key: Key) {
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        let whole = exchange.download.source_ended && exchange.upload.sink_ended;
+        if whole && exchange.phase == Phase::Answering && !exchange.tunnel {
+            self.detach(key, AttemptEnd::Complete);
+        }
+    }
+
+    /// The upstream is gone, and its whole answer is here: the client still gets it. What the client has still to say is
+    /// for nobody.
+    pub(crate) fn outlive_upstream(&mut self, key: Key) {
+        self.detach(key, AttemptEnd::Complete);
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        let dropped = exchange.upload.burden();
+        exchange.upload.held.clear();
+        exchange.upload.sent = 0;
+        exchange.upload.keep = false;
+        if let Some(source) = exchange.down {
+            self.release(source, dropped as u32);
+            self.let_go(key, Way::Up, source);
+        }
+        self.progress(key);
     }
 
     /// Trailers are in `scratch`.
@@ -110,6 +142,9 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             pipe.trailers = Some(Box::new(std::mem::take(&mut self.scratch)));
         }
         self.pump(key, way);
+        if way == Way::Down {
+            self.part(key);
+        }
     }
 
     /// Hands a prefix of `data` to the sink's codec; returns how much it took.
@@ -158,7 +193,11 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 None => {}
             }
         }
+        let now = self.now;
         let Some(exchange) = self.exchanges.at(key) else { return };
+        if taken > 0 {
+            exchange.activity = now;
+        }
         let pipe = exchange.pipe(way);
         pipe.held = held;
         pipe.sent += taken;
@@ -271,7 +310,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let Some(exchange) = self.exchanges.at(key) else { return };
         let too_much = exchange.pipe(way).burden() > max;
         if too_much && self.conn(source.conn).is_some_and(|conn| conn.is_serial()) {
-            self.pause(source.conn);
+            self.set_paused(source.conn, |paused| paused.body = true);
         }
     }
 
@@ -280,8 +319,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let max = self.limits.held_bytes_max;
         let Some(exchange) = self.exchanges.at(key) else { return };
         let little = exchange.pipe(way).burden() <= max / 2;
-        if little && self.conn(source.conn).is_some_and(|conn| conn.is_serial() && conn.paused) {
-            self.unpause(source.conn);
+        if little && self.conn(source.conn).is_some_and(|conn| conn.paused.body) {
+            self.set_paused(source.conn, |paused| paused.body = false);
         }
     }
 

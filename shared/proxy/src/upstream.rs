@@ -380,7 +380,12 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             exchange.phase = Phase::Answering;
         }
         exchange.download.sink_ended = end;
+        let tunnel = exchange.tunnel;
         self.send_head(down, end);
+        if tunnel {
+            // What the client sent ahead of the grant.
+            self.refeed_later(down.conn);
+        }
         if !end {
             self.arm_exchange(key.index);
             self.pump(key, Way::Down);
@@ -415,9 +420,12 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     pub(crate) fn upstream_reset(&mut self, key: Key, reset: Reset) {
         let Some(exchange) = self.exchanges.at(key) else { return };
         let answering = exchange.phase == Phase::Answering;
+        let whole = exchange.download.source_ended;
         let leg = exchange.up;
         self.forget_leg(key, Way::Down);
-        if answering {
+        if answering && whole {
+            self.outlive_upstream(key);
+        } else if answering {
             self.finish(key, Outcome::UpstreamBroken);
         } else if reset.unprocessed {
             self.fail_attempt(key, AttemptEnd::Refused, Refusal::Refused);
@@ -451,9 +459,12 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 continue;
             }
             let answering = exchange.phase == Phase::Answering;
+            let whole = exchange.download.source_ended;
             let outcome = if failure == Failure::TimedOut { Outcome::TimedOut } else { Outcome::UpstreamBroken };
             self.forget_leg(key, Way::Down);
-            if answering {
+            if answering && whole {
+                self.outlive_upstream(key);
+            } else if answering {
                 self.finish(key, outcome);
             } else {
                 self.fail_attempt(key, failure.attempt_end(), failure.refusal());
@@ -530,7 +541,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             {
                 entry.ready.push(id);
             }
-            self.unpause(id);
+            self.set_paused(id, |paused| paused.body = false);
             self.arm_conn(id.index() as u32);
         }
         self.serve(upstream);

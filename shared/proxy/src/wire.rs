@@ -5,10 +5,11 @@ use std::rc::Rc;
 use steady_http::{Scheme, h1, h2};
 use steady_ring::{ConnId, Driver, RecvBuf, SendBuf};
 
-use crate::conn::{Http, Secure, Side, Stage};
+use crate::conn::{Http, Paused, Secure, Side, Stage};
 use crate::policy::Policy;
 use crate::proxy_protocol;
 use crate::tls::{Accepting, Tls, TlsError};
+use crate::upstream::Failure;
 use crate::worker::{Todo, Worker};
 
 /// What an HTTP/2 client says first (RFC 9113 §3.4).
@@ -163,6 +164,12 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     fn tls_failed(&mut self, id: ConnId, error: &TlsError) {
         tracing::debug!(%error, "TLS failed");
         self.stats.tls_failed.add(1);
+        let Some(conn) = self.conn(id) else { return };
+        if !conn.is_down() {
+            // Nothing is sent before the handshake is done: what waits for it was not begun.
+            let begun = matches!(&conn.secure, Secure::Tls(tls) if !tls.is_handshaking());
+            return self.upstream_failed(id, if begun { Failure::Broken } else { Failure::Connect });
+        }
         self.abandon(id);
         self.finish_conn(id);
     }
@@ -193,6 +200,9 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let pending = std::mem::take(&mut conn.pending);
         let consumed = self.parse(id, &pending);
         self.put_back(id, pending, consumed);
+        if self.conn(id).is_some_and(|conn| conn.eof) {
+            self.end_of_stream(id);
+        }
     }
 
     /// Asks for another turn, after what is under way.
@@ -242,11 +252,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let max = self.limits.pending_bytes_max;
         let Some(conn) = self.conn(id) else { return };
         let blocked = conn.codec().is_some_and(|codec| codec.is_blocked());
-        if blocked && conn.pending.len() > max {
-            self.pause(id);
-        } else if !blocked {
-            self.unpause(id);
-        }
+        let too_much = blocked && (conn.pending.len() > max || conn.paused.pending);
+        self.set_paused(id, |paused| paused.pending = too_much);
     }
 
     /// Gives the codec its turns over `input`; returns how much of it is done with.
@@ -388,28 +395,22 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         if conn.eof {
             return self.close(id);
         }
-        conn.paused = false;
+        conn.paused = Paused::default();
         self.driver.shutdown(id);
         self.driver.resume(id);
         self.arm_conn(id.index() as u32);
     }
 
-    /// Reads no further for now.
-    pub(crate) fn pause(&mut self, id: ConnId) {
-        if let Some(conn) = self.conn(id)
-            && !conn.paused
-        {
-            conn.paused = true;
-            self.driver.pause(id);
-        }
-    }
-
-    pub(crate) fn unpause(&mut self, id: ConnId) {
-        if let Some(conn) = self.conn(id)
-            && conn.paused
-        {
-            conn.paused = false;
-            self.driver.resume(id);
+    /// Changes why a connection is not read, and has the driver stop or go on where that changes anything.
+    pub(crate) fn set_paused(&mut self, id: ConnId, change: impl FnOnce(&mut Paused)) {
+        let Some(conn) = self.conn(id) else { return };
+        let before = conn.paused.any();
+        change(&mut conn.paused);
+        let after = conn.paused.any();
+        match (before, after) {
+            (false, true) => self.driver.pause(id),
+            (true, false) => self.driver.resume(id),
+            _ => {}
         }
     }
 

@@ -76,7 +76,8 @@ impl Lab {
     fn client_got(&mut self, id: ConnId, end: &[u8]) {
         let client = Rc::clone(&self.client);
         let came = self.world.run_until(SECOND, |_| client.borrow().got(id).ends_with(end));
-        assert!(came, "the client got {:?}", self.client.borrow().text(id));
+        let text = self.client.borrow().text(id);
+        assert!(came, "the client got {} octets: {:?}", text.len(), &text[..text.len().min(500)]);
     }
 
     fn wait(&mut self, time: Duration) {
@@ -330,5 +331,261 @@ fn a_target_that_refuses_every_connection_is_forgotten() {
     assert_eq!(lab.world.proxies[0].worker.upstreams(), 0);
     let record = lab.world.proxies[0].ledger.borrow().records[0].clone();
     assert_eq!((record.attempts, record.refusal), (3, Some(Refusal::ConnectFailed)));
+    lab.end();
+}
+
+// Back-pressure.
+
+/// Octets that the worker may hold of one body: a pipe, two connections' output, and what one batch brings.
+const HELD_MAX: usize = 600 * 1024;
+
+#[test]
+fn a_chunked_upload_to_an_origin_that_does_not_read_is_held_back() {
+    let mut lab = Lab::h1();
+    // What is sent at once arrives at once.
+    lab.world.net.set_faults(Faults { segment_bytes_max: 1 << 30, ..Faults::none() });
+    let client = lab.send("POST / HTTP/1.1\r\nhost: a.test\r\ntransfer-encoding: chunked\r\n\r\n3");
+    let up = lab.upstream(0);
+    lab.origin.borrow_mut().pause(up);
+    // Each piece ends within a chunk's size line, so that something is left over that cannot be read yet.
+    let chunk = [b"fb\r\n".to_vec(), vec![b'x'; 0x3fb], b"\r\n3".to_vec()].concat();
+    let mut most = 0;
+    for _ in 0..4_000 {
+        if lab.client.borrow().unsent(client) == 0 {
+            lab.client.borrow_mut().send(client, &chunk);
+        }
+        lab.wait(Duration::from_millis(1));
+        most = most.max(lab.world.proxies[0].worker.held_bytes());
+    }
+    assert!(most < HELD_MAX, "{most} octets held");
+    lab.end();
+}
+
+#[test]
+fn a_client_that_pipelines_without_reading_is_held_back() {
+    let mut lab = Lab::h1();
+    let client = lab.send(GET);
+    let mut most = 0;
+    for _ in 0..4_000 {
+        if lab.client.borrow().unsent(client) == 0 {
+            lab.client.borrow_mut().send(client, GET.repeat(50));
+        }
+        lab.wait(Duration::from_millis(1));
+        most = most.max(lab.world.proxies[0].worker.held_bytes());
+    }
+    assert!(most < HELD_MAX, "{most} octets held");
+    lab.client.borrow_mut().abort(client);
+    lab.end();
+}
+
+// Ends.
+
+#[test]
+fn a_whole_response_reaches_a_slow_reader_whatever_becomes_of_the_upstream() {
+    for reset in [false, true] {
+        let mut lab = Lab::h1();
+        let client = lab.send(GET);
+        lab.wait(SECOND);
+        lab.client.borrow_mut().pause(client);
+        let up = lab.upstream(0);
+        let body = vec![b'y'; 150_000];
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+        lab.origin.borrow_mut().send(up, [head.as_bytes(), &body].concat());
+        lab.wait(5 * SECOND);
+        if reset {
+            // Something unread makes the close a reset.
+            lab.origin.borrow_mut().pause(up);
+            lab.origin.borrow_mut().close(up);
+        }
+        lab.wait(Duration::from_secs(200));
+        lab.client.borrow_mut().resume(client);
+        lab.client_got(client, b"y");
+        lab.wait(SECOND);
+        assert_eq!(lab.client.borrow().total(client), (head.len() + body.len()) as u64, "reset: {reset}");
+        assert_eq!(lab.world.proxies[0].outcomes(Outcome::Complete), 1);
+        lab.end();
+    }
+}
+
+#[test]
+fn an_early_response_survives_the_reset_that_says_that_the_rest_is_not_wanted() {
+    // RFC 9113 §8.1: NO_ERROR after a complete response.
+    let mut lab = Lab::new(|addr| Place::h2(1, addr));
+    let client = lab.send("POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: 1000\r\n\r\nabc");
+    let up = lab.upstream(0);
+    lab.origin.borrow_mut().send(up, h2::SETTINGS);
+    lab.wait(SECOND);
+    lab.client.borrow_mut().pause(client);
+    // More than the sockets on the way hold, so that some of it is still here when the reset comes.
+    let body = vec![b'z'; 16_000];
+    let mut answer = h2::ok(1, false);
+    for index in 0..9 {
+        answer.extend(h2::data(1, &body, index == 8));
+    }
+    answer.extend(h2::reset(1, 0));
+    lab.origin.borrow_mut().send(up, h2::window(0, 1));
+    lab.origin.borrow_mut().send(up, &answer[..60_000]);
+    lab.wait(SECOND);
+    lab.origin.borrow_mut().send(up, &answer[60_000..]);
+    lab.wait(SECOND);
+    lab.client.borrow_mut().resume(client);
+    lab.client_got(client, b"\r\n0\r\n\r\n");
+    assert_eq!(lab.world.proxies[0].outcomes(Outcome::Complete), 1);
+    lab.end();
+}
+
+#[test]
+fn a_connection_whose_last_stream_its_client_reset_ends_by_its_idle_timeout() {
+    let mut lab = Lab::h1();
+    let client = lab.send([h2::PREFACE.to_vec(), h2::get(1, true)].concat());
+    // Longer than any deadline that was set before.
+    lab.wait(Duration::from_secs(50));
+    lab.client.borrow_mut().send(client, h2::reset(1, 8));
+    lab.wait(Duration::from_secs(70));
+    assert!(!lab.client.borrow().is_over(client), "idle for less than its time");
+    lab.wait(Duration::from_secs(20));
+    assert!(lab.client.borrow().is_over(client));
+    lab.end();
+}
+
+#[test]
+fn a_client_that_ends_its_side_after_its_request_gets_its_answer_though_no_connection_was_there_yet() {
+    let mut lab = Lab::h1();
+    let client = lab.send(GET);
+    lab.client.borrow_mut().shutdown(client);
+    let up = lab.upstream(0);
+    lab.origin_got(up, b"\r\n\r\n");
+    lab.origin.borrow_mut().send(up, OK);
+    lab.client_got(client, b"ok");
+    lab.end();
+}
+
+#[test]
+fn every_pipelined_request_before_the_clients_end_is_answered() {
+    let mut lab = Lab::h1();
+    let client = lab.send(GET.repeat(3));
+    lab.client.borrow_mut().shutdown(client);
+    let up = lab.upstream(0);
+    for _ in 0..3 {
+        lab.origin_got(up, b"\r\n\r\n");
+        lab.origin.borrow_mut().take(up);
+        lab.origin.borrow_mut().send(up, OK);
+    }
+    lab.wait(SECOND);
+    assert_eq!(lab.client.borrow().text(client).matches("200 OK").count(), 3);
+    lab.end();
+}
+
+#[test]
+fn a_parked_request_is_freed_when_its_client_leaves() {
+    for is_h2 in [false, true] {
+        let mut lab = Lab::h1();
+        let scene = Scene::to(vec![Place::h1(1, lab.origin_addr)]);
+        lab.world.proxies[0].plane.publish(Arc::new(Scene { hold: true, park_for: 60 * SECOND, ..scene }));
+        let request = if is_h2 { [h2::PREFACE.to_vec(), h2::get(1, true)].concat() } else { GET.into() };
+        let client = lab.send(request);
+        lab.wait(SECOND);
+        assert_eq!(lab.world.proxies[0].stats().parked_open.value(), 1);
+        if is_h2 {
+            lab.client.borrow_mut().send(client, h2::reset(1, 8));
+        } else {
+            lab.client.borrow_mut().shutdown(client);
+        }
+        lab.wait(SECOND);
+        assert_eq!(lab.world.proxies[0].stats().parked_open.value(), 0, "HTTP/2: {is_h2}");
+        assert_eq!(lab.world.proxies[0].outcomes(Outcome::ClientGone), 1);
+        lab.end();
+    }
+}
+
+// Deadlines.
+
+#[test]
+fn an_upgrade_that_the_origin_does_not_answer_ends_by_the_response_timeout() {
+    let mut lab = Lab::new(|addr| Place { response_timeout: 5 * SECOND, ..Place::h1(1, addr) });
+    let ws = lab.send(UPGRADE);
+    lab.wait(6 * SECOND);
+    assert!(lab.client.borrow().text(ws).starts_with("HTTP/1.1 504 "), "{}", lab.client.borrow().text(ws));
+    lab.end();
+}
+
+#[test]
+fn a_connect_that_fails_at_the_moment_the_whole_time_is_up_ends_the_exchange() {
+    for micros in (0..2_000).step_by(200) {
+        connect_fails_as_time_is_up(5 * SECOND + Duration::from_micros(micros));
+    }
+}
+
+fn connect_fails_as_time_is_up(total: Duration) {
+    let mut world = World::new(1, Faults::none());
+    let nowhere = world.address();
+    let mut quick = config();
+    quick.limits.connect_max = 5 * SECOND + SECOND / 1000;
+    let timeouts = Timeouts { total: Some(total), ..Timeouts::default() };
+    let place = Place { connect_timeout: 60 * SECOND, ..Place::h1(1, nowhere) };
+    let (_, addr) = world.proxy(Scene { timeouts, ..Scene::to(vec![place]) }, &quick, 1);
+    let mut client = Raw::new(&world.net);
+    let id = client.connect(addr);
+    client.send(id, GET);
+    let client = world.add(client);
+    world.settle();
+    world.run_for(Duration::from_micros(80));
+    world.net.set_faults(Faults { connect_lost_per_million: 1_000_000, ..Faults::none() });
+    world.run_for(20 * SECOND);
+    assert!(client.borrow().text(id).starts_with("HTTP/1.1 50"), "{}", client.borrow().text(id));
+}
+
+// Tunnels.
+
+#[test]
+fn octets_that_a_client_sends_before_its_upgrade_is_granted_go_on_once_it_is() {
+    let mut lab = Lab::h1();
+    let ws = lab.send([UPGRADE.as_bytes(), b"early"].concat());
+    let up = lab.upstream(0);
+    lab.wait(SECOND);
+    assert!(lab.origin.borrow().got(up).ends_with(b"\r\n\r\n"), "{}", lab.origin.borrow().text(up));
+    lab.origin.borrow_mut().send(
+        up,
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
+    );
+    lab.origin_got(up, b"early");
+    lab.client.borrow_mut().close(ws);
+    lab.end();
+}
+
+// Questions.
+
+#[test]
+fn a_question_that_is_cut_is_answered_by_nothing_and_frees_what_waits_for_it() {
+    let mut lab = Lab::new(|addr| Place::h2(1, addr));
+    let place = Place::h2(1, lab.origin_addr);
+    let scene = Scene { ask: 1000, park_for: 500 * SECOND, ask_for: 100 * SECOND, ..Scene::to(vec![place]) };
+    lab.world.proxies[0].plane.publish(Arc::new(scene.clone()));
+    let client = lab.send(GET);
+    lab.upstream(0);
+    lab.wait(SECOND);
+    lab.world.proxies[0].plane.publish(Arc::new(Scene { ask: 0, ..scene }));
+    lab.world.proxies[0].plane.command(&Command::Cut(Arc::new(|ticket| ticket.id == 0)));
+    lab.wait(SECOND);
+    assert_eq!(lab.world.proxies[0].ledger.borrow().answers, [None]);
+    lab.client.borrow_mut().close(client);
+    lab.end();
+}
+
+// TLS to upstreams.
+
+#[test]
+fn a_tls_upstream_that_speaks_no_tls_is_a_connection_that_failed() {
+    let mut lab = Lab::new(|addr| Place { tls: true, ..Place::h2(1, addr) });
+    let client = lab.send(GET);
+    for attempt in 0..3 {
+        let up = lab.upstream(attempt);
+        lab.wait(SECOND / 10);
+        lab.origin.borrow_mut().send(up, "SSH-2.0-OpenSSH_9.9\r\n");
+    }
+    lab.client_got(client, b"}\n");
+    assert!(lab.client.borrow().text(client).starts_with("HTTP/1.1 502 "));
+    assert_eq!(lab.world.proxies[0].ledger.borrow().ended(AttemptEnd::ConnectFailed), 3);
     lab.end();
 }

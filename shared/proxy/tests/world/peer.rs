@@ -415,11 +415,19 @@ impl Raw {
         conn.ended || conn.failed
     }
 
+    /// Closes it now, whatever waits.
+    pub fn abort(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.get_mut(&id)
+            && !std::mem::replace(&mut conn.closed, true)
+        {
+            self.sim.close(id);
+        }
+    }
+
     /// Closes every connection.
     pub fn hang_up(&mut self) {
-        for conn in self.conns.values_mut() {
-            conn.out.clear();
-            conn.close = true;
+        for id in self.conns.keys().copied().collect::<Vec<_>>() {
+            self.abort(id);
         }
     }
 

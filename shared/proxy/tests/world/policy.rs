@@ -40,6 +40,8 @@ pub struct Place {
     pub addr: Addr,
     pub protocol: Protocol,
     pub replay: u32,
+    /// Over TLS, trusting nobody.
+    pub tls: bool,
     pub connect_timeout: Duration,
     pub response_timeout: Duration,
 }
@@ -51,6 +53,7 @@ impl Place {
             addr: addr.into(),
             protocol: Protocol::Http1,
             replay: 0,
+            tls: false,
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(60),
         }
@@ -173,7 +176,10 @@ impl TestPolicy {
             upstream: place.key,
             addr: place.addr.clone(),
             protocol: place.protocol,
-            tls: None,
+            tls: place.tls.then(|| {
+                let trust = rustls::ClientConfig::builder().with_root_certificates(rustls::RootCertStore::empty());
+                Arc::new(trust.with_no_client_auth())
+            }),
             connect_timeout: place.connect_timeout,
             response_timeout: place.response_timeout,
             replay_bytes_max: place.replay,

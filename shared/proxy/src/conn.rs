@@ -81,6 +81,8 @@ pub(crate) struct Conn {
     pub retired: bool,
     /// HTTP/2: the peer's settings have come.
     pub settled: bool,
+    /// HTTP/1.1 upstream: nothing of the request under way has been given to the driver.
+    pub unsent: bool,
     /// Which slot is served first when room comes back.
     pub turn: usize,
     /// Input waits for another turn of the codec.
@@ -130,6 +132,7 @@ impl Conn {
             eof: false,
             retired: false,
             settled: false,
+            unsent: false,
             turn: 0,
             refeed: false,
         }

@@ -117,13 +117,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         }
         match exchange.phase {
             Phase::Parked { key: place, refusal, .. } => {
-                if let Some(keys) = self.parked.get_mut(&place) {
-                    keys.retain(|&other| other != key);
-                    if keys.is_empty() {
-                        self.parked.remove(&place);
-                    }
-                }
-                self.unpark(key, place);
+                self.leave_parking(key, place);
                 self.reply(key, Reply::Refuse(refusal));
             }
             Phase::Routing => {}

@@ -171,14 +171,22 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         }
     }
 
-    fn leave_parking(&mut self, key: Key, place: crate::policy::ParkKey) {
-        if let Some(keys) = self.parked.get_mut(&place) {
-            keys.retain(|&other| other != key);
-            if keys.is_empty() {
-                self.parked.remove(&place);
-            }
-        }
+    /// An exchange leaves its parking place by itself.
+    pub(crate) fn leave_parking(&mut self, key: Key, place: crate::policy::ParkKey) {
         self.unpark(key, place);
+        let exchanges = &mut self.exchanges;
+        let Some(parking) = self.parked.get_mut(&place) else { return };
+        parking.left += 1;
+        if parking.left * 2 > parking.keys.len() {
+            parking.keys.retain(|&key| {
+                let phase = exchanges.at(key).map(|exchange| exchange.phase);
+                matches!(phase, Some(Phase::Parked { key: at, .. }) if at == place)
+            });
+            parking.left = 0;
+        }
+        if parking.keys.is_empty() {
+            self.parked.remove(&place);
+        }
     }
 
     fn leave_queue(&mut self, key: Key, upstream: u64) {

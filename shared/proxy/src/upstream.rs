@@ -84,7 +84,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let now = self.now;
         let Some(exchange) = self.exchanges.at(key) else { return };
         exchange.phase = Phase::Parked { key: place, since: now, until, refusal };
-        self.parked.entry(place).or_default().push_back(key);
+        self.parked.entry(place).or_default().keys.push(key);
         self.stats.parked.add(1);
         self.stats.parked_open.add(1);
         self.arm_exchange(key.index);
@@ -92,15 +92,15 @@ impl<D: Driver, P: Policy> Worker<D, P> {
 
     /// Everything parked there is routed again, in the order it came.
     pub(crate) fn resume(&mut self, place: ParkKey) {
-        let Some(keys) = self.parked.remove(&place) else { return };
-        for key in keys {
+        let Some(parking) = self.parked.remove(&place) else { return };
+        for key in parking.keys {
             if self.unpark(key, place) {
                 self.todo.push_back(crate::worker::Todo::Route(key));
             }
         }
     }
 
-    /// Takes an exchange out of its parking place; the caller has removed it from the list.
+    /// Takes an exchange out of its parking place; it stays in the list, which knows that it has left.
     pub(crate) fn unpark(&mut self, key: Key, place: ParkKey) -> bool {
         let now = self.now;
         let Some(exchange) = self.exchanges.at(key) else { return false };
@@ -290,7 +290,10 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let conn = self.conns.get_mut(id.index()).and_then(|slot| slot.conn.as_deref_mut());
         let Some(conn) = conn.filter(|conn| conn.id == id) else { return Attached::Gone };
         let opened = match &mut conn.http {
-            Http::H1Client(client) => client.open(&exchange.request, end, &mut conn.out),
+            Http::H1Client(client) => {
+                conn.unsent = true;
+                client.open(&exchange.request, end, &mut conn.out)
+            }
             Http::H2Client(client) => client.open(&exchange.request, end, &mut conn.out),
             _ => return Attached::Gone,
         };
@@ -447,6 +450,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let Side::Up { upstream } = conn.side else { return };
         let was_connecting = conn.stage == Stage::Connecting;
         let failure = if was_connecting { Failure::Connect } else { failure };
+        // A server may end an idle connection in the very batch in which we give it a request.
+        let end = if conn.unsent && !was_connecting { AttemptEnd::Refused } else { failure.attempt_end() };
         let slots = conn.slots();
         let keys: Vec<Key> = (0..slots).filter_map(|slot| conn.bound_at(slot)).collect();
         if failure == Failure::Connect {
@@ -467,7 +472,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             } else if answering {
                 self.finish(key, outcome);
             } else {
-                self.fail_attempt(key, failure.attempt_end(), failure.refusal());
+                self.fail_attempt(key, end, failure.refusal());
             }
         }
         if was_connecting {

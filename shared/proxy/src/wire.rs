@@ -374,6 +374,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         }
         let bytes = std::mem::take(full);
         conn.sending = true;
+        conn.unsent = false;
         conn.sending_since = now;
         if conn.out.is_empty() {
             let idle = std::mem::take(&mut conn.out);

@@ -81,6 +81,14 @@ pub(crate) struct ListenerState {
     pub id: Option<ListenerId>,
 }
 
+/// Who waits at one parking place, in the order they came.
+#[derive(Debug, Default)]
+pub(crate) struct Parking {
+    pub keys: Vec<Key>,
+    /// How many of them have left. They are taken out together, so that a crowd whose time is up costs what it is large.
+    pub left: usize,
+}
+
 /// See the module.
 pub struct Worker<D: Driver, P: Policy> {
     pub(crate) driver: D,
@@ -98,7 +106,7 @@ pub struct Worker<D: Driver, P: Policy> {
     /// Exchanges that are over, kept for their memory.
     pub(crate) spares: Vec<Box<Exchange<P::Ticket>>>,
     pub(crate) upstreams: HashMap<u64, Upstream, KeyHash>,
-    pub(crate) parked: HashMap<ParkKey, VecDeque<Key>, KeyHash>,
+    pub(crate) parked: HashMap<ParkKey, Parking, KeyHash>,
     pub(crate) timers: Timers<TimerKey>,
     /// Send buffers that came back.
     pub(crate) buffers: Vec<Vec<u8>>,

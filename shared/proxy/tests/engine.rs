@@ -589,3 +589,19 @@ fn a_tls_upstream_that_speaks_no_tls_is_a_connection_that_failed() {
     assert_eq!(lab.world.proxies[0].ledger.borrow().ended(AttemptEnd::ConnectFailed), 3);
     lab.end();
 }
+
+#[test]
+fn a_crowd_whose_parking_time_is_up_at_once_is_answered_at_once() {
+    let mut lab = Lab::h1();
+    let scene = Scene::to(vec![Place::h1(1, lab.origin_addr)]);
+    lab.world.proxies[0].plane.publish(Arc::new(Scene { hold: true, park_for: 2 * SECOND, ..scene }));
+    let clients: Vec<ConnId> = (0..200).map(|_| lab.send(GET)).collect();
+    lab.wait(SECOND / 2);
+    assert_eq!(lab.world.proxies[0].stats().parked_open.value(), 200);
+    lab.wait(10 * SECOND);
+    let client = lab.client.borrow();
+    let answered = clients.iter().filter(|&&id| client.text(id).starts_with("HTTP/1.1 503 ")).count();
+    drop(client);
+    assert_eq!(answered, 200);
+    lab.end();
+}

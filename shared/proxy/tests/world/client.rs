@@ -311,6 +311,14 @@ impl App for Clients {
                 want.trailed = head.get_named(b"x-sum") == Some(want.plan.id.to_string().as_bytes());
                 self.whole(index, now);
             }
+            Heard::Reset { reset, .. } if reset.unprocessed => {
+                // As any client does: it was not begun, so it is sent again.
+                self.by_place.remove(&place);
+                let want = &mut self.wants[index];
+                want.place = None;
+                want.sent = 0;
+                want.sent_end = false;
+            }
             Heard::Reset { .. } => {
                 let status = self.wants[index].status;
                 self.finish(index, End::Reset(status), now);

@@ -264,7 +264,7 @@ impl App for Origin {
                         if is_h2 {
                             codec.go_away(out);
                         }
-                        line.last = is_h2 && codec.active() == 0;
+                        line.shut |= is_h2 && codec.active() == 0;
                     }
                 }
                 Turn::Cut => ctl.close(conn),

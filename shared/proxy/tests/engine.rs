@@ -89,7 +89,7 @@ impl Lab {
         self.world.run_for(Duration::from_secs(1200));
         self.world.check_quiet();
         for proxy in &self.world.proxies {
-            assert_eq!(proxy.worker.connections(), 0, "idle connections end by themselves");
+            assert_eq!(proxy.worker().connections(), 0, "idle connections end by themselves");
         }
         self.client.borrow_mut().hang_up();
         self.origin.borrow_mut().hang_up();
@@ -328,7 +328,7 @@ fn a_target_that_refuses_every_connection_is_forgotten() {
     let client = lab.send(GET);
     lab.wait(SECOND);
     assert!(lab.client.borrow().text(client).starts_with("HTTP/1.1 502 "));
-    assert_eq!(lab.world.proxies[0].worker.upstreams(), 0);
+    assert_eq!(lab.world.proxies[0].worker().upstreams(), 0);
     let record = lab.world.proxies[0].ledger.borrow().records[0].clone();
     assert_eq!((record.attempts, record.refusal), (3, Some(Refusal::ConnectFailed)));
     lab.end();
@@ -355,7 +355,7 @@ fn a_chunked_upload_to_an_origin_that_does_not_read_is_held_back() {
             lab.client.borrow_mut().send(client, &chunk);
         }
         lab.wait(Duration::from_millis(1));
-        most = most.max(lab.world.proxies[0].worker.held_bytes());
+        most = most.max(lab.world.proxies[0].worker().held_bytes());
     }
     assert!(most < HELD_MAX, "{most} octets held");
     lab.end();
@@ -371,7 +371,7 @@ fn a_client_that_pipelines_without_reading_is_held_back() {
             lab.client.borrow_mut().send(client, GET.repeat(50));
         }
         lab.wait(Duration::from_millis(1));
-        most = most.max(lab.world.proxies[0].worker.held_bytes());
+        most = most.max(lab.world.proxies[0].worker().held_bytes());
     }
     assert!(most < HELD_MAX, "{most} octets held");
     lab.client.borrow_mut().abort(client);
@@ -603,5 +603,473 @@ fn a_crowd_whose_parking_time_is_up_at_once_is_answered_at_once() {
     let answered = clients.iter().filter(|&&id| client.text(id).starts_with("HTTP/1.1 503 ")).count();
     drop(client);
     assert_eq!(answered, 200);
+    lab.end();
+}
+
+// Bodies.
+
+#[test]
+fn a_large_body_passes_both_ways_in_constant_memory() {
+    for is_h2 in [false, true] {
+        let mut chain = Chain::new(is_h2);
+        let now = chain.world.now();
+        let plan = Plan { upload: 6 << 20, download: 6 << 20, ..Plan::plain(1) };
+        chain.want(Want::new(plan, is_h2, now));
+        let clients = Rc::clone(&chain.clients);
+        let mut most = 0;
+        chain.world.run_until(600 * SECOND, |world| {
+            let held = world.proxies.iter().map(|proxy| proxy.worker().held_bytes()).max().unwrap();
+            most = most.max(held);
+            clients.borrow().app.is_done()
+        });
+        assert_eq!(chain.end_of(1), Some(End::Answered(200, true)));
+        assert!(most < HELD_MAX, "{most} octets held at once (HTTP/2: {is_h2})");
+    }
+}
+
+#[test]
+fn a_reader_that_stops_stops_the_origin_and_grows_nothing() {
+    let mut lab = Lab::h1();
+    let client = lab.send(GET);
+    let up = lab.upstream(0);
+    lab.client.borrow_mut().pause(client);
+    lab.origin.borrow_mut().send(up, "HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n");
+    let piece = vec![b'x'; 60_000];
+    let (mut most, mut sent) = (0, 0);
+    for _ in 0..300 {
+        if lab.origin.borrow().unsent(up) == 0 {
+            lab.origin.borrow_mut().send(up, &piece);
+            sent += piece.len();
+        }
+        lab.wait(Duration::from_millis(5));
+        most = most.max(lab.world.proxies[0].worker().held_bytes());
+    }
+    assert!(most < HELD_MAX && sent < 2 * HELD_MAX, "{most} held of {sent}");
+    lab.client.borrow_mut().abort(client);
+    lab.end();
+}
+
+#[test]
+fn a_slow_reader_on_one_h2_stream_never_freezes_its_neighbours() {
+    let mut chain = Chain::new(false);
+    // The first stream takes its window's worth and gives nothing back; all others share every connection with it.
+    let now = chain.world.now();
+    chain.clients.borrow_mut().app.slow = 20 * SECOND;
+    chain.want(Want::new(Plan { download: 2 << 20, ..Plan::plain(1) }, true, now));
+    chain.world.run_for(SECOND);
+    for id in 2..40 {
+        let now = chain.world.now();
+        chain.want(Want::new(Plan { download: 30_000, upload: 30_000, ..Plan::plain(id) }, true, now));
+    }
+    chain.world.run_for(5 * SECOND);
+    for id in 2..40 {
+        assert_eq!(chain.end_of(id), Some(End::Answered(200, true)), "request {id}");
+    }
+    assert_eq!(chain.end_of(1), None, "it is still being read");
+}
+
+#[test]
+fn an_early_answer_arrives_while_the_body_still_comes() {
+    for (is_h2, origin_is_h2) in [(false, false), (true, false), (false, true), (true, true)] {
+        let mut chain = Chain::new(origin_is_h2);
+        let now = chain.world.now();
+        let plan = Plan { fate: Fate::Early, upload: 400_000, download: 5_000, ..Plan::plain(1) };
+        chain.want(Want { pause: 5 * SECOND / 1000, ..Want::new(plan, is_h2, now) });
+        chain.run(60 * SECOND);
+        assert_eq!(chain.end_of(1), Some(End::Answered(200, true)), "{is_h2} {origin_is_h2}");
+    }
+}
+
+#[test]
+fn a_client_that_expects_100_gets_it_from_the_origin_and_then_sends_its_body() {
+    let mut lab = Lab::h1();
+    let client = lab.send("POST / HTTP/1.1\r\nhost: a.test\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n");
+    let up = lab.upstream(0);
+    lab.origin_got(up, b"\r\n\r\n");
+    assert!(lab.origin.borrow().text(up).contains("expect: 100-continue"));
+    lab.origin.borrow_mut().send(up, "HTTP/1.1 100 Continue\r\n\r\n");
+    lab.client_got(client, b"HTTP/1.1 100 Continue\r\n\r\n");
+    lab.client.borrow_mut().send(client, "body");
+    lab.origin_got(up, b"body");
+    lab.origin.borrow_mut().send(up, OK);
+    lab.client_got(client, b"ok");
+    lab.end();
+}
+
+#[test]
+fn trailers_cross_both_ways() {
+    let mut lab = Lab::new(|addr| Place::h2(1, addr));
+    let client = lab.send(
+        "POST / HTTP/1.1\r\nhost: a.test\r\nte: trailers\r\nconnection: te\r\ntransfer-encoding: chunked\r\n\r\n\
+         2\r\nhi\r\n0\r\nx-sum: 7\r\n\r\n",
+    );
+    let up = lab.upstream(0);
+    lab.origin.borrow_mut().send(up, h2::SETTINGS);
+    lab.wait(SECOND);
+    let heads = h2::count(lab.origin.borrow().got(up), 1, 1);
+    assert_eq!((heads, h2::body(lab.origin.borrow().got(up), 1)), (2, b"hi".to_vec()));
+    let trailers = h2::frame(1, 5, 1, b"\0\x05x-sum\x018");
+    lab.origin.borrow_mut().send(up, [h2::ok(1, false), h2::data(1, b"yo", false), trailers].concat());
+    lab.client_got(client, b"2\r\nyo\r\n0\r\nx-sum: 8\r\n\r\n");
+    lab.end();
+}
+
+// Retries.
+
+/// One request with a body, to an h2c target that refuses it in some way; how often it was sent and what the client got.
+fn refused(body: usize, replay: u32, refuse: impl Fn(u32) -> Vec<u8>) -> (usize, String) {
+    let mut lab = Lab::new(|addr| Place { replay, ..Place::h2(1, addr) });
+    let head = format!("POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: {body}\r\n\r\n");
+    let client = lab.send([head.as_bytes(), &vec![b'b'; body]].concat());
+    let up = lab.upstream(0);
+    lab.origin.borrow_mut().send(up, h2::SETTINGS);
+    lab.wait(SECOND);
+    lab.origin.borrow_mut().send(up, refuse(1));
+    lab.wait(SECOND);
+    let mut heads = 0;
+    let connections = lab.origin.borrow().accepted.clone();
+    for &conn in &connections {
+        for stream in [1, 3] {
+            heads += h2::count(lab.origin.borrow().got(conn), 1, stream);
+        }
+    }
+    let (conn, stream) = if connections.len() > 1 { (connections[1], 1) } else { (up, 3) };
+    if heads > 1 {
+        let answer = [h2::window(stream, 1 << 20), h2::window(0, 1 << 20), h2::ok(stream, false)].concat();
+        lab.origin.borrow_mut().send(conn, [h2::SETTINGS, &answer].concat());
+        lab.wait(SECOND);
+        assert_eq!(h2::body(lab.origin.borrow().got(conn), stream), vec![b'b'; body], "the body is whole");
+        lab.origin.borrow_mut().send(conn, h2::data(stream, b"ok", true));
+    }
+    lab.wait(SECOND);
+    let text = lab.client.borrow().text(client);
+    lab.client.borrow_mut().abort(client);
+    lab.end();
+    (heads, text.get(..12).unwrap_or_default().into())
+}
+
+#[test]
+fn a_request_is_sent_again_only_when_it_is_provably_unprocessed() {
+    let ok = "HTTP/1.1 200".to_string();
+    let marked = |stream| h2::frame(1, 5, stream, b"\x08\x03421\0\x09x-refused\x011");
+    let plain_421 = |stream| h2::frame(1, 5, stream, b"\x08\x03421");
+    for body in [0, 10, 60_000, 200_000] {
+        let goaway = |_| h2::goaway(0);
+        assert_eq!(refused(body, 65_536, |stream| h2::reset(stream, 7)), (2, ok.clone()), "REFUSED_STREAM, {body}");
+        assert_eq!(refused(body, 65_536, goaway), (2, ok.clone()), "GOAWAY, {body}");
+        assert_eq!(refused(body, 65_536, marked), (2, ok.clone()), "marked, {body}");
+        assert_eq!(refused(body, 65_536, plain_421), (1, "HTTP/1.1 421".into()), "an application's 421, {body}");
+        assert_eq!(refused(body, 65_536, |stream| h2::reset(stream, 8)), (1, "HTTP/1.1 502".into()), "CANCEL, {body}");
+        assert_eq!(refused(body, 65_536, |_| h2::goaway(1)), (1, String::new()), "GOAWAY that includes it, {body}");
+    }
+    assert_eq!(refused(0, 0, |stream| h2::reset(stream, 7)), (2, ok), "without a body there is nothing to keep");
+    assert_eq!(refused(10, 0, |stream| h2::reset(stream, 7)), (1, "HTTP/1.1 503".into()), "nothing was kept");
+}
+
+#[test]
+fn a_body_that_its_upstream_has_begun_to_take_is_not_sent_again() {
+    let (heads, text) =
+        refused(200_000, 65_536, |stream| [h2::window(0, 10), h2::window(stream, 10), h2::reset(stream, 7)].concat());
+    assert_eq!((heads, text.as_str()), (1, "HTTP/1.1 503"));
+}
+
+#[test]
+fn a_request_whose_connection_broke_is_never_sent_again() {
+    let mut lab = Lab::h1();
+    let client = lab.send(GET);
+    let up = lab.upstream(0);
+    lab.origin_got(up, b"\r\n\r\n");
+    lab.origin.borrow_mut().abort(up);
+    lab.wait(SECOND);
+    assert!(lab.client.borrow().text(client).starts_with("HTTP/1.1 502 "));
+    assert_eq!(lab.origin.borrow().accepted.len(), 1);
+    lab.end();
+}
+
+// More deadlines.
+
+fn status_after(timeouts: Timeouts, place: impl Fn(SocketAddr) -> Place, request: &str, time: Duration) -> String {
+    let mut lab = Lab::with(place, &config(), timeouts);
+    let client = lab.send(request);
+    lab.wait(time - SECOND);
+    assert_eq!(lab.client.borrow().text(client), "", "not yet");
+    lab.wait(2 * SECOND);
+    let text = lab.client.borrow().text(client);
+    let status = if lab.client.borrow().is_over(client) { "over " } else { "" };
+    lab.end();
+    status.to_string() + text.get(9..12).unwrap_or_default()
+}
+
+#[test]
+fn every_wait_has_its_deadline() {
+    let timeouts = Timeouts { header: 4 * SECOND, idle: 9 * SECOND, ..Timeouts::default() };
+    let h1 = |addr| Place { response_timeout: 6 * SECOND, ..Place::h1(1, addr) };
+    assert_eq!(status_after(timeouts, h1, "GET / HTTP/1.1\r\nhos", 4 * SECOND), "over 408", "half a head");
+    assert_eq!(status_after(timeouts, h1, "", 4 * SECOND), "over ", "nothing at all");
+    assert_eq!(status_after(timeouts, h1, GET, 6 * SECOND), "504", "no response");
+    let half = "POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: 9\r\n\r\nabc";
+    assert_eq!(status_after(timeouts, h1, half, 9 * SECOND), "over 408", "half a body");
+    let total = Timeouts { total: Some(3 * SECOND), ..timeouts };
+    assert_eq!(status_after(total, h1, GET, 3 * SECOND), "504", "the whole time");
+    let nowhere = |_| Place { connect_timeout: 2 * SECOND, ..Place::h1(1, SocketAddr::from(([127, 0, 0, 1], 9))) };
+    assert_eq!(status_after(timeouts, nowhere, "GET / HTTP/1.1\r\nhost: a.test\r\n", 4 * SECOND), "over 408");
+}
+
+#[test]
+fn a_body_in_which_nothing_moves_is_cut() {
+    let timeouts = Timeouts { stall: 5 * SECOND, ..Timeouts::default() };
+    let mut lab = Lab::with(|addr| Place::h1(1, addr), &config(), timeouts);
+    let client = lab.send(GET);
+    let up = lab.upstream(0);
+    lab.origin.borrow_mut().send(up, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc");
+    lab.wait(4 * SECOND);
+    lab.origin.borrow_mut().send(up, "d");
+    lab.wait(4 * SECOND);
+    assert!(!lab.client.borrow().is_over(client));
+    lab.wait(2 * SECOND);
+    assert!(lab.client.borrow().is_over(client));
+    assert_eq!(lab.world.proxies[0].outcomes(Outcome::TimedOut), 1);
+    lab.end();
+}
+
+#[test]
+fn a_connect_that_is_never_answered_and_a_parking_place_that_never_opens_have_their_deadlines() {
+    let mut lab = Lab::new(|addr| Place { connect_timeout: 3 * SECOND, ..Place::h1(1, addr) });
+    let parked = lab.send(GET);
+    let scene = Scene::to(vec![Place { connect_timeout: 3 * SECOND, ..Place::h1(1, lab.origin_addr) }]);
+    lab.world.proxies[0].plane.publish(Arc::new(Scene { hold: true, park_for: 4 * SECOND, ..scene.clone() }));
+    lab.wait(5 * SECOND);
+    assert!(lab.client.borrow().text(parked).starts_with("HTTP/1.1 503 "));
+    assert!(lab.client.borrow().text(parked).contains("retry-after: 1"));
+    lab.world.proxies[0].plane.publish(Arc::new(scene));
+    lab.wait(SECOND);
+    lab.world.net.set_faults(Faults { connect_lost_per_million: 1_000_000, ..Faults::none() });
+    lab.client.borrow_mut().send(parked, GET);
+    lab.wait(2 * SECOND);
+    assert!(!lab.client.borrow().text(parked).contains("HTTP/1.1 502 "));
+    lab.wait(2 * SECOND);
+    assert!(lab.client.borrow().text(parked).contains("HTTP/1.1 502 "), "{}", lab.client.borrow().text(parked));
+    lab.end();
+}
+
+// More tunnels.
+
+const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+    sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+/// A WebSocket through an edge and an agent, open.
+fn tunnel() -> (Lab, ConnId, ConnId) {
+    let mut lab = Lab::h1();
+    let agent = lab.addr;
+    let (_, edge) = lab.world.proxy(Scene::to(vec![Place::agent(2, agent)]), &config(), 2);
+    lab.addr = edge;
+    let client = lab.send(UPGRADE);
+    let up = lab.upstream(0);
+    lab.origin_got(up, b"\r\n\r\n");
+    lab.origin.borrow_mut().send(up, SWITCH);
+    lab.client_got(client, b"\r\n\r\n");
+    assert!(lab.client.borrow().text(client).starts_with("HTTP/1.1 101 "));
+    lab.client.borrow_mut().take(client);
+    lab.origin.borrow_mut().take(up);
+    (lab, client, up)
+}
+
+#[test]
+fn a_tunnel_carries_octets_both_ways_through_h1_h2c_and_h1() {
+    let (mut lab, client, up) = tunnel();
+    for round in 0..5 {
+        lab.client.borrow_mut().send(client, format!("ping {round}"));
+        lab.origin_got(up, format!("ping {round}").as_bytes());
+        lab.origin.borrow_mut().send(up, format!("pong {round}"));
+        lab.client_got(client, format!("pong {round}").as_bytes());
+        lab.wait(100 * SECOND);
+    }
+    lab.client.borrow_mut().close(client);
+    lab.wait(SECOND);
+    assert!(lab.origin.borrow().is_over(up), "the other side ends too");
+    lab.end();
+}
+
+#[test]
+fn what_the_side_that_closes_a_tunnel_has_sent_is_delivered_first() {
+    let long = vec![b'q'; 150_000];
+    for client_closes in [true, false] {
+        for slow in [false, true] {
+            let (mut lab, client, up) = tunnel();
+            let (one, other) = if client_closes {
+                (Rc::clone(&lab.client), Rc::clone(&lab.origin))
+            } else {
+                (Rc::clone(&lab.origin), Rc::clone(&lab.client))
+            };
+            let (one_id, other_id) = if client_closes { (client, up) } else { (up, client) };
+            if slow {
+                other.borrow_mut().pause(other_id);
+            }
+            one.borrow_mut().send(one_id, &long);
+            one.borrow_mut().close(one_id);
+            lab.wait(20 * SECOND);
+            if slow {
+                other.borrow_mut().resume(other_id);
+                lab.wait(20 * SECOND);
+            }
+            assert_eq!(other.borrow().got(other_id).len(), long.len(), "client closes: {client_closes}, slow: {slow}");
+            assert!(other.borrow().is_over(other_id));
+            lab.end();
+        }
+    }
+}
+
+// Draining.
+
+#[test]
+fn a_drain_ends_what_is_idle_lets_what_has_begun_finish_and_says_so() {
+    let mut lab = Lab::h1();
+    let idle = lab.send("");
+    let busy = lab.send(GET);
+    let up = lab.upstream(0);
+    let h2 = lab.send([h2::PREFACE.to_vec(), h2::get(1, true)].concat());
+    let up2 = lab.upstream(1);
+    lab.wait(SECOND);
+    lab.world.proxies[0].drain(60 * SECOND);
+    lab.wait(3 * SECOND);
+    assert!(lab.client.borrow().is_over(idle));
+    assert!(!lab.client.borrow().is_over(busy) && !lab.client.borrow().is_over(h2));
+    assert_eq!(h2::count(lab.client.borrow().got(h2), 7, 0), 1, "GOAWAY");
+    let late = lab.send(GET);
+    lab.wait(SECOND);
+    assert_eq!(lab.client.borrow().text(late), "", "nobody is let in");
+    lab.origin.borrow_mut().send(up, OK);
+    lab.origin.borrow_mut().send(up2, OK);
+    lab.wait(3 * SECOND);
+    assert!(lab.client.borrow().text(busy).contains("connection: close"), "{}", lab.client.borrow().text(busy));
+    assert!(lab.client.borrow().text(busy).ends_with("ok"));
+    assert_eq!(h2::body(lab.client.borrow().got(h2), 1), b"ok");
+    assert!(lab.client.borrow().is_over(h2));
+    lab.wait(SECOND);
+    assert!(lab.world.proxies[0].over && lab.world.proxies[0].plane.is_drained());
+}
+
+#[test]
+fn a_drain_cuts_what_is_left_at_its_deadline() {
+    let mut lab = Lab::h1();
+    let waiting = lab.send(GET);
+    lab.upstream(0);
+    lab.world.proxies[0].drain(10 * SECOND);
+    lab.wait(9 * SECOND);
+    assert!(!lab.world.proxies[0].over);
+    lab.wait(2 * SECOND);
+    assert!(lab.world.proxies[0].over);
+    assert_eq!(lab.world.proxies[0].ledger.borrow().records[0].refusal, Some(Refusal::Draining));
+    assert!(!lab.client.borrow().text(waiting).contains("200"));
+}
+
+// More questions.
+
+/// One request that is parked behind a question to an h2c target; the question's stream, still open.
+fn asking() -> (Lab, ConnId, ConnId) {
+    let mut lab = Lab::new(|addr| Place::h2(1, addr));
+    let place = Place::h2(1, lab.origin_addr);
+    let scene = Scene { ask: 1000, park_for: 500 * SECOND, ask_for: 3 * SECOND, ..Scene::to(vec![place]) };
+    lab.world.proxies[0].plane.publish(Arc::new(scene.clone()));
+    let client = lab.send(GET);
+    let up = lab.upstream(0);
+    lab.origin.borrow_mut().send(up, h2::SETTINGS);
+    lab.wait(SECOND);
+    assert_eq!(h2::count(lab.origin.borrow().got(up), 1, 1), 1);
+    assert_eq!(lab.world.proxies[0].stats().parked_open.value(), 1);
+    // What comes out of its parking place is forwarded.
+    lab.world.proxies[0].plane.publish(Arc::new(Scene { ask: 0, park: 1, ..scene }));
+    (lab, client, up)
+}
+
+#[test]
+fn a_questions_answer_of_any_kind_frees_what_waits_for_it_once() {
+    let answers: [(&str, Vec<u8>, Option<u16>); 4] = [
+        ("live", h2::ok(1, true), Some(200)),
+        ("not live", h2::frame(1, 5, 1, b"\x08\x03421"), Some(421)),
+        ("reset", h2::reset(1, 7), None),
+        ("nothing in time", Vec::new(), None),
+    ];
+    for (what, answer, told) in answers {
+        let (mut lab, client, up) = asking();
+        lab.origin.borrow_mut().send(up, answer);
+        lab.wait(3 * SECOND);
+        assert_eq!(lab.world.proxies[0].ledger.borrow().answers, [told], "{what}");
+        assert_eq!(lab.world.proxies[0].ledger.borrow().unparked, 1, "{what}");
+        lab.origin.borrow_mut().send(up, h2::ok(3, true));
+        lab.client_got(client, b"\r\n\r\n");
+        assert!(lab.client.borrow().text(client).starts_with("HTTP/1.1 200 "), "{what}");
+        lab.end();
+    }
+}
+
+// More about connections to upstreams.
+
+#[test]
+fn a_second_h2c_connection_is_opened_when_the_first_has_no_stream_left_and_a_third_is_not() {
+    let mut lab = Lab::new(|addr| Place::h2(1, addr));
+    let warm = lab.send(GET);
+    let first = lab.upstream(0);
+    lab.origin.borrow_mut().send(first, [h2::setting(3, 3), h2::ok(1, true)].concat());
+    lab.client_got(warm, b"\r\n\r\n");
+    // Two of three streams are for requests, on each of two connections: four run, one waits.
+    let clients: Vec<ConnId> = (0..5).map(|_| lab.send(GET)).collect();
+    let second = lab.upstream(1);
+    lab.origin.borrow_mut().send(second, h2::setting(3, 3));
+    lab.wait(SECOND);
+    let heads = |lab: &Lab, conn| h2::frames(lab.origin.borrow().got(conn)).iter().filter(|frame| frame.0 == 1).count();
+    assert_eq!(lab.origin.borrow().accepted.len(), 2);
+    // The second was asked for everything that waited before its settings came.
+    assert_eq!(heads(&lab, first) - 1 + heads(&lab, second), 5);
+    for (conn, streams) in [(first, vec![3, 5]), (second, vec![1, 3, 5])] {
+        for stream in streams {
+            lab.origin.borrow_mut().send(conn, h2::ok(stream, true));
+        }
+    }
+    lab.wait(SECOND);
+    for client in clients {
+        assert!(lab.client.borrow().text(client).starts_with("HTTP/1.1 200 "));
+    }
+    lab.end();
+}
+
+#[test]
+fn what_waits_beyond_the_queue_is_refused_at_once() {
+    let mut narrow = config();
+    narrow.limits.h1_connections_max = 1;
+    narrow.limits.waiting_max = 3;
+    let mut lab = Lab::with(|addr| Place::h1(1, addr), &narrow, Timeouts::default());
+    let clients: Vec<ConnId> = (0..4).map(|_| lab.send(GET)).collect();
+    lab.wait(SECOND);
+    let refused =
+        |lab: &Lab| clients.iter().filter(|&&id| lab.client.borrow().text(id).starts_with("HTTP/1.1 503 ")).count();
+    assert_eq!(refused(&lab), 1);
+    let up = lab.upstream(0);
+    for _ in 0..3 {
+        lab.origin.borrow_mut().send(up, OK);
+        lab.wait(SECOND / 10);
+    }
+    let served = clients.iter().filter(|&&id| lab.client.borrow().text(id).ends_with("ok")).count();
+    assert_eq!((served, refused(&lab)), (3, 1));
+    lab.end();
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order_also_when_the_first_is_parked() {
+    let mut lab = Lab::h1();
+    let scene = Scene::to(vec![Place::h1(1, lab.origin_addr)]);
+    lab.world.proxies[0].plane.publish(Arc::new(Scene { hold: true, park_for: 60 * SECOND, ..scene.clone() }));
+    let get = |n| format!("GET /{n} HTTP/1.1\r\nhost: a.test\r\n\r\n");
+    let client = lab.send([get(1), get(2), get(3)].concat());
+    lab.wait(SECOND);
+    lab.world.proxies[0].plane.publish(Arc::new(scene));
+    let up = lab.upstream(0);
+    for n in 1..=3 {
+        lab.origin_got(up, b"\r\n\r\n");
+        let asked = lab.origin.borrow_mut().take(up);
+        assert!(asked.starts_with(format!("GET /{n} ").as_bytes()));
+        lab.origin.borrow_mut().send(up, format!("HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n{n}"));
+        lab.client_got(client, n.to_string().as_bytes());
+    }
     lab.end();
 }

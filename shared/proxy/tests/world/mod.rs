@@ -36,15 +36,21 @@ impl<N: Node> Node for Rc<RefCell<N>> {
 
 /// One worker with its plane and its policy's books.
 pub struct Proxy {
-    pub worker: Worker<Sim, TestPolicy>,
+    /// `None` once it is over: its driver has closed what it had, as the end of a process does.
+    worker: Option<Worker<Sim, TestPolicy>>,
+    stats: Arc<Stats>,
     pub plane: Plane<TestPolicy>,
     pub ledger: Rc<RefCell<Ledger>>,
     pub over: bool,
 }
 
 impl Proxy {
+    pub fn worker(&self) -> &Worker<Sim, TestPolicy> {
+        self.worker.as_ref().expect("it is not over")
+    }
+
     pub fn stats(&self) -> Arc<Stats> {
-        self.plane.stats().remove(0)
+        Arc::clone(&self.stats)
     }
 
     pub fn outcomes(&self, outcome: Outcome) -> u64 {
@@ -96,7 +102,8 @@ impl World {
         let ledger = policy.ledger();
         let driver = self.net.driver();
         let worker = Worker::new(driver, policy, plane.seat(0), config, vec![socket]).unwrap();
-        self.proxies.push(Proxy { worker, plane, ledger, over: false });
+        let stats = plane.stats().remove(0);
+        self.proxies.push(Proxy { worker: Some(worker), stats, plane, ledger, over: false });
         (self.proxies.len() - 1, addr)
     }
 
@@ -116,8 +123,11 @@ impl World {
         let mut rounds = 0;
         while quiet < 2 {
             for proxy in &mut self.proxies {
-                if !proxy.over {
-                    proxy.over = !proxy.worker.turn(None).unwrap();
+                if let Some(worker) = &mut proxy.worker
+                    && !worker.turn(None).unwrap()
+                {
+                    proxy.worker = None;
+                    proxy.over = true;
                 }
             }
             for node in &mut self.nodes {
@@ -156,8 +166,8 @@ impl World {
     pub fn check_quiet(&self) {
         for (index, proxy) in self.proxies.iter().enumerate() {
             let stats = proxy.stats();
-            assert_eq!(proxy.worker.exchanges(), 0, "worker {index} has exchanges under way");
-            assert_eq!(proxy.worker.held_bytes(), 0, "worker {index} holds octets");
+            assert_eq!(proxy.worker().exchanges(), 0, "worker {index} has exchanges under way");
+            assert_eq!(proxy.worker().held_bytes(), 0, "worker {index} holds octets");
             assert_eq!(stats.exchanges_open.value(), 0);
             assert_eq!(stats.parked_open.value(), 0, "worker {index} has parked requests");
             let requests = stats.requests_h1.value() + stats.requests_h2.value();
@@ -172,10 +182,10 @@ impl World {
     pub fn check_gone(&mut self) {
         self.check_quiet();
         for (index, proxy) in self.proxies.iter().enumerate() {
-            assert_eq!(proxy.worker.connections(), 0, "worker {index} has connections: {:?}", proxy.worker);
+            assert_eq!(proxy.worker().connections(), 0, "worker {index} has connections: {:?}", proxy.worker());
             assert_eq!(proxy.stats().connections_open.value(), 0);
             assert_eq!(proxy.stats().upstream_open.value(), 0);
-            assert_eq!(proxy.worker.upstreams(), 0, "worker {index} remembers upstreams without connections");
+            assert_eq!(proxy.worker().upstreams(), 0, "worker {index} remembers upstreams without connections");
         }
         assert_eq!(self.net.open_connections(), 0, "the network has open connections");
     }

@@ -96,11 +96,13 @@ pub(crate) struct Paused {
     pub body: bool,
     /// More pipelined input waits than is to be kept.
     pub pending: bool,
+    /// Its peer asks and does not read the answers.
+    pub output: bool,
 }
 
 impl Paused {
     pub(crate) fn any(self) -> bool {
-        self.body || self.pending
+        self.body || self.pending || self.output
     }
 }
 

@@ -152,9 +152,6 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             conn.out.clear();
             return self.close(leg.conn);
         }
-        if conn.eof && conn.active() == 0 && conn.pending.is_empty() {
-            return self.finish_conn(leg.conn);
-        }
         self.set_paused(leg.conn, |paused| paused.body = false);
         self.refeed_later(leg.conn);
         self.check_finished(leg.conn);
@@ -299,9 +296,9 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             Err(error) => {
                 let Some(conn) = self.conn(id) else { return };
                 if conn.is_down() {
-                    // It stopped in the middle: nobody is left to answer to.
+                    // It stopped in the middle. Answers to what came before are still its.
                     self.abandon(id);
-                    self.close(id);
+                    self.finish_conn(id);
                 } else {
                     tracing::debug!(reason = error.reason, "an upstream stopped in the middle");
                     self.upstream_failed(id, crate::upstream::Failure::Broken);

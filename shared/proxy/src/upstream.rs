@@ -7,7 +7,7 @@ use rustls::pki_types::ServerName;
 use steady_http::{Client, Reset, StreamId, h1, h2};
 use steady_ring::{ConnId, Driver, Op, Time};
 
-use crate::conn::{Conn, Http, Side, Stage};
+use crate::conn::{Conn, Http, Secure, Side, Stage};
 use crate::downstream::request_of;
 use crate::exchange::{Exchange, Key, Leg, Origin, Phase};
 use crate::policy::{AttemptEnd, Decision, Judgement, Outcome, ParkKey, Policy, Protocol, Reply, Request, Target};
@@ -449,9 +449,11 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         }
         let Side::Up { upstream } = conn.side else { return };
         let was_connecting = conn.stage == Stage::Connecting;
-        let failure = if was_connecting { Failure::Connect } else { failure };
+        // Nothing is sent before the handshake is done: what waits for it was not begun.
+        let shaking = matches!(&conn.secure, Secure::Tls(tls) if tls.is_handshaking());
+        let failure = if was_connecting || shaking { Failure::Connect } else { failure };
         // A server may end an idle connection in the very batch in which we give it a request.
-        let end = if conn.unsent && !was_connecting { AttemptEnd::Refused } else { failure.attempt_end() };
+        let end = if conn.unsent && failure != Failure::Connect { AttemptEnd::Refused } else { failure.attempt_end() };
         let slots = conn.slots();
         let keys: Vec<Key> = (0..slots).filter_map(|slot| conn.bound_at(slot)).collect();
         if failure == Failure::Connect {

@@ -164,11 +164,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     fn tls_failed(&mut self, id: ConnId, error: &TlsError) {
         tracing::debug!(%error, "TLS failed");
         self.stats.tls_failed.add(1);
-        let Some(conn) = self.conn(id) else { return };
-        if !conn.is_down() {
-            // Nothing is sent before the handshake is done: what waits for it was not begun.
-            let begun = matches!(&conn.secure, Secure::Tls(tls) if !tls.is_handshaking());
-            return self.upstream_failed(id, if begun { Failure::Broken } else { Failure::Connect });
+        if self.conn(id).is_some_and(|conn| !conn.is_down()) {
+            return self.upstream_failed(id, Failure::Broken);
         }
         self.abandon(id);
         self.finish_conn(id);
@@ -194,12 +191,14 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     pub(crate) fn refeed(&mut self, id: ConnId) {
         let Some(conn) = self.conn(id) else { return };
         conn.refeed = false;
-        if conn.pending.is_empty() || conn.stage != Stage::Open {
+        if conn.stage != Stage::Open {
             return;
         }
-        let pending = std::mem::take(&mut conn.pending);
-        let consumed = self.parse(id, &pending);
-        self.put_back(id, pending, consumed);
+        if !conn.pending.is_empty() {
+            let pending = std::mem::take(&mut conn.pending);
+            let consumed = self.parse(id, &pending);
+            self.put_back(id, pending, consumed);
+        }
         if self.conn(id).is_some_and(|conn| conn.eof) {
             self.end_of_stream(id);
         }
@@ -209,7 +208,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     pub(crate) fn refeed_later(&mut self, id: ConnId) {
         if let Some(conn) = self.conn(id)
             && !conn.refeed
-            && !conn.pending.is_empty()
+            && (!conn.pending.is_empty() || conn.eof)
         {
             conn.refeed = true;
             self.todo.push_back(Todo::Refeed(id));
@@ -252,7 +251,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let max = self.limits.pending_bytes_max;
         let Some(conn) = self.conn(id) else { return };
         let blocked = conn.codec().is_some_and(|codec| codec.is_blocked());
-        let too_much = blocked && (conn.pending.len() > max || conn.paused.pending);
+        let bound = if conn.paused.pending { max / 2 } else { max };
+        let too_much = blocked && conn.pending.len() > bound;
         self.set_paused(id, |paused| paused.pending = too_much);
     }
 
@@ -265,6 +265,10 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             }
             let rest = &input[total..];
             if self.conn(id).is_some_and(|conn| matches!(conn.http, Http::Unknown)) && !self.detect(id, rest) {
+                return total;
+            }
+            if self.is_clogged(id) {
+                self.set_paused(id, |paused| paused.output = true);
                 return total;
             }
             self.touch(id);
@@ -287,6 +291,13 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         }
         self.check_finished(id);
         total
+    }
+
+    /// Whether a client has more answers to read than are to be kept for it. Bodies wait elsewhere; heads, and what the
+    /// codec says by itself, do not, and a client that asks without reading would make us keep them without bound.
+    fn is_clogged(&mut self, id: ConnId) -> bool {
+        let max = 2 * self.limits.out_bytes_max;
+        self.conn(id).is_some_and(|conn| conn.is_down() && conn.out.len() > max)
     }
 
     /// Finds out the version of a cleartext connection by its first octets. `false`: too few to tell.

@@ -346,9 +346,14 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             conn.since = now;
         }
         let starved = std::mem::take(&mut conn.starved);
+        let clogged = conn.paused.output;
         self.mark(id);
         if starved {
             self.pump_all(id);
+        }
+        if clogged {
+            self.set_paused(id, |paused| paused.output = false);
+            self.refeed_later(id);
         }
     }
 

@@ -119,8 +119,8 @@ mod h2 {
         frame(1, if end { 5 } else { 4 }, stream, b"\x82\x86\x84\x01\x06a.test")
     }
 
-    pub fn post(stream: u32) -> Vec<u8> {
-        frame(1, 4, stream, b"\x83\x86\x84\x01\x06a.test")
+    pub fn head(stream: u32) -> Vec<u8> {
+        frame(1, 5, stream, b"\x02\x04HEAD\x86\x84\x01\x06a.test")
     }
 
     /// A status 200, nothing else.
@@ -1071,5 +1071,49 @@ fn pipelined_requests_are_answered_in_order_also_when_the_first_is_parked() {
         lab.origin.borrow_mut().send(up, format!("HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n{n}"));
         lab.client_got(client, n.to_string().as_bytes());
     }
+    lab.end();
+}
+
+#[test]
+fn answers_that_a_client_does_not_read_stop_it_from_asking_for_more() {
+    for is_h2 in [false, true] {
+        let mut lab = Lab::h1();
+        lab.world.proxies[0].plane.publish(Arc::new(Scene::to(Vec::new())));
+        let client = lab.send(if is_h2 { h2::PREFACE } else { b"" });
+        lab.wait(SECOND / 10);
+        lab.client.borrow_mut().pause(client);
+        let (mut most, mut stream, mut asked) = (0, 1, 0);
+        for _ in 0..500 {
+            if lab.client.borrow().unsent(client) == 0 {
+                for _ in 0..50 {
+                    // Without bodies, which HTTP/2 would hold back by itself.
+                    let request = if is_h2 { h2::head(stream) } else { GET.into() };
+                    lab.client.borrow_mut().send(client, request);
+                    stream += 2;
+                    asked += 1;
+                }
+            }
+            lab.wait(Duration::from_millis(5));
+            most = most.max(lab.world.proxies[0].worker().held_bytes());
+        }
+        assert!(most < HELD_MAX, "{most} octets held for {asked} requests (HTTP/2: {is_h2})");
+        lab.client.borrow_mut().resume(client);
+        lab.wait(20 * SECOND);
+        // (In HTTP/2 it has more streams open than it was told it may have, and is sent away.)
+        let answered = lab.world.proxies[0].stats().responses[4].value();
+        assert!(is_h2 || answered == asked, "{answered} of {asked} are answered once the client reads");
+        lab.client.borrow_mut().abort(client);
+        lab.end();
+    }
+}
+
+#[test]
+fn answers_that_are_on_their_way_survive_a_client_that_ends_in_the_middle_of_a_request() {
+    let mut lab = Lab::h1();
+    lab.world.proxies[0].plane.publish(Arc::new(Scene::to(Vec::new())));
+    let client = lab.send([&GET.repeat(3), "GET / HT"].concat());
+    lab.client.borrow_mut().shutdown(client);
+    lab.wait(SECOND);
+    assert_eq!(lab.client.borrow().text(client).matches("HTTP/1.1 404 ").count(), 3);
     lab.end();
 }

@@ -1,5 +1,6 @@
 //! Bodies, trailers and tunnels on their way between two legs, under back-pressure both ways.
 
+use steady_http::Name;
 use steady_ring::{ConnId, Driver};
 
 use crate::exchange::{Exchange, Key, Leg, Phase, Pipe};
@@ -129,9 +130,10 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         self.progress(key);
     }
 
-    /// Trailers are in `scratch`.
+    /// Trailers are in `scratch`. No policy sees them, so reserved fields end here, whoever sent them.
     pub(crate) fn deliver_trailers(&mut self, way: Way, source: Leg) {
         let Some(key) = self.bound(source) else { return };
+        self.scratch.retain(|field| !Name::is_reserved(field.name));
         let Some(exchange) = self.exchanges.at(key) else { return };
         let pipe = match way {
             Way::Up => &mut exchange.upload,

@@ -41,28 +41,42 @@ pub(super) fn write(head: &mut Head, peer: Option<SocketAddr>, trusted: bool, rn
     forwarded(head, ip, trusted, scratch);
 }
 
-/// RFC 7239: goes on with what a trusted proxy began; begins nothing, because `X-Forwarded-*` says the same.
+/// RFC 7239: an element of our own, behind those of a trusted proxy.
 fn forwarded(head: &mut Head, ip: Option<IpAddr>, trusted: bool, scratch: &mut Vec<u8>) {
-    if head.get(Name::Forwarded).is_none() {
-        return;
-    }
-    if !trusted {
-        return head.remove(Name::Forwarded);
-    }
     scratch.clear();
-    for earlier in head.all(Name::Forwarded) {
-        scratch.extend_from_slice(earlier);
-        scratch.extend_from_slice(b", ");
+    if trusted {
+        for earlier in head.all(Name::Forwarded) {
+            scratch.extend_from_slice(earlier);
+            scratch.extend_from_slice(b", ");
+        }
     }
-    // Writing to a vector cannot fail.
-    let _ = match ip {
-        Some(IpAddr::V4(ip)) => write!(scratch, "for={ip}"),
-        Some(IpAddr::V6(ip)) => write!(scratch, "for=\"[{ip}]\""),
-        None => write!(scratch, "for=unknown"),
-    };
+    scratch.extend_from_slice(b"for=");
+    match ip {
+        Some(ip @ IpAddr::V4(_)) => push_ip(scratch, ip),
+        Some(ip @ IpAddr::V6(_)) => {
+            scratch.extend_from_slice(b"\"[");
+            push_ip(scratch, ip);
+            scratch.extend_from_slice(b"]\"");
+        }
+        None => scratch.extend_from_slice(b"unknown"),
+    }
+    push_host(scratch, head.authority());
     let proto: &[u8] = if head.scheme == Scheme::Https { b";proto=https" } else { b";proto=http" };
     scratch.extend_from_slice(proto);
     head.set(Name::Forwarded, scratch);
+}
+
+/// The `host` of an element, quoted where it is no token (RFC 9110 §5.6.2). An authority that quoting would not make safe is
+/// left out; routing refuses it anyway.
+fn push_host(out: &mut Vec<u8>, authority: &[u8]) {
+    if authority.iter().any(|&byte| byte == b'"' || byte == b'\\') {
+        return;
+    }
+    let is_token = authority.iter().all(|&byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
+    let quote: &[u8] = if is_token { b"" } else { b"\"" };
+    for part in [b";host=", quote, authority, quote] {
+        out.extend_from_slice(part);
+    }
 }
 
 fn request_id(head: &mut Head, trusted: bool, rng: &mut Rng) {
@@ -172,7 +186,7 @@ mod tests {
         assert_eq!(head.get(Name::XForwardedFor), Some(&b"192.0.2.7"[..]));
         assert_eq!(head.get(Name::XForwardedProto), Some(&b"http"[..]));
         assert_eq!(head.get(Name::XForwardedHost), Some(&b"shop.steady.page"[..]));
-        assert_eq!(head.get(Name::Forwarded), None);
+        assert_eq!(head.get(Name::Forwarded), Some(&b"for=192.0.2.7;host=shop.steady.page;proto=http"[..]));
         assert_ne!(head.get(Name::XRequestId), Some(&b"mine"[..]));
     }
 
@@ -189,8 +203,23 @@ mod tests {
         );
         assert_eq!(head.get(Name::XForwardedFor), Some(&b"10.0.0.1, 192.0.2.7"[..]));
         assert_eq!(head.get(Name::XForwardedProto), Some(&b"https"[..]));
-        assert_eq!(head.get(Name::Forwarded), Some(&b"for=10.0.0.1, for=192.0.2.7;proto=http"[..]));
+        assert_eq!(
+            head.get(Name::Forwarded),
+            Some(&b"for=10.0.0.1, for=192.0.2.7;host=shop.steady.page;proto=http"[..])
+        );
         assert_eq!(head.get(Name::XRequestId), Some(&b"mine"[..]));
+    }
+
+    #[test]
+    fn what_is_no_token_is_quoted() {
+        let told = |peer: &str, authority: &[u8]| {
+            let mut head = Head::new();
+            head.set_authority(authority);
+            write(&mut head, Some(peer.parse().unwrap()), false, &mut Rng::with_seed(1), &mut Vec::new());
+            String::from_utf8(head.get(Name::Forwarded).unwrap().to_vec()).unwrap()
+        };
+        assert_eq!(told("[2001:db8::1]:9", b"a.b:80"), "for=\"[2001:db8::1]\";host=\"a.b:80\";proto=http");
+        assert_eq!(told("192.0.2.7:9", b"a\";for=b"), "for=192.0.2.7;proto=http");
     }
 
     #[test]

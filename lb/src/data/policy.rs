@@ -232,6 +232,8 @@ impl EdgePolicy {
         let authority = request.head.authority();
         let end = authority.iter().rposition(|&byte| byte == b':').unwrap_or(authority.len());
         let host = std::str::from_utf8(&authority[..end]).unwrap_or_default();
+        // An absolute name; server names are without its dot (RFC 6066 §3).
+        let host = host.strip_suffix('.').unwrap_or(host);
         request.server_name.is_some_and(|name| name.eq_ignore_ascii_case(host))
             || snapshot.certs.set.covers(request.server_name, host)
     }

@@ -84,7 +84,7 @@ fn h1(conns: Vec<Conn>, requests: usize) -> Vec<Conn> {
             ("Accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"),
             ("Cookie", "session=8f14e45fceea167a5a36dedd4bea2543"),
         ];
-        let body = vec![b'x'; if number % 2 == 0 { 0 } else { 600 }];
+        let body = vec![b'x'; if number.is_multiple_of(2) { 0 } else { 600 }];
         let method = if body.is_empty() { "GET" } else { "POST" };
         let reply = conn.request(method, "echo.localhost", &format!("/page/{number}"), &fields, &body).unwrap();
         assert_eq!(reply.status, 200);

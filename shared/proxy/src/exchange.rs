@@ -230,3 +230,41 @@ impl<T> Exchanges<T> {
         (0..self.slots.len() as u32).filter_map(|index| self.occupant(index))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_of_an_exchange_that_is_over_finds_nothing_whoever_has_its_slot_now() {
+        let mut exchanges = Exchanges::<()>::new();
+        let open = |exchanges: &mut Exchanges<()>| {
+            let key = exchanges.reserve();
+            let mut exchange = Box::new(Exchange::blank());
+            exchange.renew(key, Origin::Client, Time::ZERO);
+            exchanges.put(exchange);
+            key
+        };
+        let first = open(&mut exchanges);
+        assert!(exchanges.take(first).is_some());
+        let second = open(&mut exchanges);
+        assert_eq!(first.index, second.index, "slots are used again");
+        assert!(exchanges.at(first).is_none() && exchanges.take(first).is_none());
+        assert_eq!(exchanges.at(second).map(|exchange| exchange.key), Some(second));
+        assert_eq!((exchanges.occupant(first.index), exchanges.len()), (Some(second), 1));
+    }
+
+    #[test]
+    fn what_was_sent_leaves_memory_by_halves_and_what_is_kept_can_be_sent_again() {
+        let mut pipe = Pipe { held: (0..100).collect(), sent: 40, ..Pipe::default() };
+        pipe.drop_sent();
+        assert_eq!((pipe.held.len(), pipe.sent, pipe.waiting()), (100, 40, 60));
+        pipe.sent = 60;
+        pipe.drop_sent();
+        assert_eq!((pipe.held.first(), pipe.sent, pipe.waiting()), (Some(&60), 0, 40));
+        let mut kept = Pipe { held: vec![1; 10], sent: 10, keep: true, ..Pipe::default() };
+        assert_eq!((kept.waiting(), kept.burden()), (0, 10));
+        kept.rewind();
+        assert_eq!(kept.waiting(), 10);
+    }
+}

@@ -428,9 +428,16 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         }
     }
 
-    /// Everything is cut at the end of a drain.
+    /// Everything is cut at the end of a drain, what is parked too.
     pub(crate) fn cut_all(&mut self) {
         self.cut(|_| true);
+        let keys: Vec<Key> = self.exchanges.keys().collect();
+        for key in keys {
+            if let Some(Phase::Parked { key: place, .. }) = self.exchanges.at(key).map(|exchange| exchange.phase) {
+                self.leave_parking(key, place);
+                self.reply(key, Reply::Refuse(Refusal::Draining));
+            }
+        }
         self.run_todo();
         self.flush_dirty();
     }

@@ -954,12 +954,20 @@ fn a_drain_cuts_what_is_left_at_its_deadline() {
     let mut lab = Lab::h1();
     let waiting = lab.send(GET);
     lab.upstream(0);
+    let scene = Scene::to(vec![Place::h1(1, lab.origin_addr)]);
+    lab.world.proxies[0].plane.publish(Arc::new(Scene { hold: true, park_for: 100 * SECOND, ..scene }));
+    lab.send(GET);
+    lab.wait(SECOND);
     lab.world.proxies[0].drain(10 * SECOND);
     lab.wait(9 * SECOND);
     assert!(!lab.world.proxies[0].over);
     lab.wait(2 * SECOND);
     assert!(lab.world.proxies[0].over);
-    assert_eq!(lab.world.proxies[0].ledger.borrow().records[0].refusal, Some(Refusal::Draining));
+    let ledger = lab.world.proxies[0].ledger.borrow();
+    ledger.check_balanced();
+    assert_eq!((ledger.forwards, ledger.parks), (1, 1));
+    assert!(ledger.records.iter().all(|record| record.refusal == Some(Refusal::Draining)) && ledger.finished == 2);
+    drop(ledger);
     assert!(!lab.client.borrow().text(waiting).contains("200"));
 }
 

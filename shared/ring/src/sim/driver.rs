@@ -41,6 +41,8 @@ pub(super) struct Node {
     starved: Vec<EndKey>,
     wake: Arc<Flag>,
     stats: Stats,
+    /// Its driver was dropped: nobody looks at what still happens to it.
+    gone: bool,
 }
 
 struct Conn {
@@ -87,10 +89,14 @@ impl Node {
             starved: Vec::new(),
             wake: Arc::new(Flag(AtomicBool::new(false))),
             stats: Stats::default(),
+            gone: false,
         }
     }
 
     pub(super) fn runnable(&self, now: Time) -> bool {
+        if self.gone {
+            return false;
+        }
         !self.asked.is_empty()
             || !self.touched.is_empty()
             || !self.answered.is_empty()
@@ -257,7 +263,8 @@ impl Drop for Sim {
         let mut net = self.net.borrow_mut();
         let node = &mut net.nodes[self.node];
         let pool = node.pool.clone();
-        let mut node = mem::replace(node, Node::new(&Faults { buffers: 1, buffer_bytes: 1, ..Faults::none() }));
+        let nobody = Node { gone: true, ..Node::new(&Faults { buffers: 1, buffer_bytes: 1, ..Faults::none() }) };
+        let mut node = mem::replace(node, nobody);
         let ids: Vec<ConnId> = node.conns.ids().collect();
         let open = ids.into_iter().filter_map(|id| node.conns.remove(id)?.end);
         for end in open.chain(node.accepted.drain(..).map(|(_, end)| end)) {

@@ -227,7 +227,7 @@ impl House {
 
 #[test]
 fn on_a_rough_network_every_request_gets_its_own_whole_answer() {
-    for_seeds("on_a_rough", 70, |seed| {
+    for_seeds("on_a_rough", 40, |seed| {
         let mut house = house(seed, Faults::rough());
         house.run(30, true);
         house.check();
@@ -252,7 +252,7 @@ fn on_a_rough_network_every_request_gets_its_own_whole_answer() {
 
 #[test]
 fn on_a_harsh_network_every_request_has_one_end_and_nothing_is_left_behind() {
-    for_seeds("on_a_harsh", 70, |seed| {
+    for_seeds("on_a_harsh", 50, |seed| {
         let mut house = house(seed, Faults::harsh());
         house.run(30, false);
         house.check();

@@ -1,5 +1,6 @@
 //! Every number that the project states comes from here: one subcommand a measurement, each in a file of its own.
 
+mod proxy;
 mod table;
 
 use std::process::ExitCode;
@@ -18,11 +19,18 @@ struct Command {
 enum Measurement {
     /// Look-ups in the routing table against a HashMap, and what it costs to build, open and change one.
     Table(table::Args),
+    /// CPU per request of Steady's edge, of nginx and of HAProxy.
+    Proxy(proxy::Args),
+    /// Steady's edge as one of the proxies that are measured.
+    #[command(hide = true)]
+    Edge(proxy::edge::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Command::parse().measurement {
         Measurement::Table(args) => table::run(&args),
+        Measurement::Proxy(args) => proxy::run(&args),
+        Measurement::Edge(args) => proxy::edge::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,427 @@
+//! Closed-loop load: so many connections with so many requests each under way at all times, every answer checked.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use steady_http::{Event, Head, Limits, Method, Name, Scheme, StreamId};
+use steady_ring::{Addr, ConnId, Driver, Event as Net, SendBuf, Time, Uring};
+
+use super::cpu::{self, Spent};
+use super::link::{Common, Link, Speech};
+use super::peers::Proxy;
+use super::{AUTHORITY, origin::BODY_MAX};
+
+/// Octets of a message through a tunnel.
+const MESSAGE: usize = 100;
+/// Output on one connection past which an upload waits for the send before it.
+const OUT_MAX: usize = 256 * 1024;
+
+/// How long a connection is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    Kept,
+    /// A new one for each request, its handshake resumed where it can be.
+    Each,
+    /// A new one for each request, with a full handshake.
+    EachInFull,
+    /// A WebSocket that echoes.
+    Tunnel,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    pub h2: bool,
+    pub tls: bool,
+    pub connections: usize,
+    pub streams: usize,
+    /// Octets of an answer's body, and of a request's.
+    pub download: usize,
+    pub upload: usize,
+    pub life: Life,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    pub requests: u64,
+    pub seconds: f64,
+    /// Median, 99th and 99.9th percentile.
+    pub latency: [Duration; 3],
+    /// Of the proxy.
+    pub cpu: Spent,
+    /// The proxy's batches, system calls and sends, where it counts them.
+    pub counts: Option<[u64; 3]>,
+}
+
+impl Measured {
+    pub fn micros_per_request(&self) -> f64 {
+        self.cpu.nanos as f64 / 1e3 / self.requests as f64
+    }
+
+    pub fn requests_per_second(&self) -> f64 {
+        self.requests as f64 / self.seconds
+    }
+
+    /// System calls a request.
+    pub fn syscalls(&self) -> Option<f64> {
+        self.counts.map(|[_, syscalls, _]| syscalls as f64 / self.requests as f64)
+    }
+
+    /// How much of its core the proxy had use for.
+    pub fn busy(&self) -> f64 {
+        self.cpu.nanos as f64 / 1e9 / self.seconds
+    }
+}
+
+/// A request under way.
+#[derive(Clone, Copy, Debug)]
+struct Flight {
+    stream: StreamId,
+    started: Time,
+    status: u16,
+    got: usize,
+    /// Octets of its body that are still to be sent.
+    left: usize,
+}
+
+struct Client {
+    link: Link,
+    /// By the codec's slot.
+    flights: Vec<Option<Flight>>,
+    live: usize,
+    /// Requests that have been sent on it.
+    sent: usize,
+    dirty: bool,
+    is_open: bool,
+    is_closing: bool,
+}
+
+/// See the module.
+pub struct Load<'a> {
+    driver: Uring,
+    addr: Addr,
+    shape: Shape,
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    limits: Rc<Limits>,
+    request: Head,
+    body: &'a [u8],
+    clients: Vec<Option<Client>>,
+    dirty: Vec<ConnId>,
+    common: Common,
+    now: Time,
+    counting: bool,
+    latencies: Vec<u32>,
+    wrong: Option<String>,
+    open: usize,
+    ending: bool,
+}
+
+/// Loads a proxy, and measures the second part of the time.
+///
+/// # Errors
+/// A sentence: a wrong answer, a connection that failed, nothing at all.
+pub fn run(
+    shape: Shape,
+    proxy: &mut Proxy,
+    tls: &Arc<ClientConfig>,
+    warm: Duration,
+    measure: Duration,
+) -> Result<Measured, String> {
+    let body = vec![b'y'; BODY_MAX];
+    let driver = Uring::new(steady_ring::Config::default()).map_err(|error| error.to_string())?;
+    let name = ServerName::try_from(AUTHORITY).map_err(|error| error.to_string())?;
+    let limits = Limits { stream_window: 1 << 20, connection_window: 16 << 20, ..Limits::default() };
+    let mut load = Load {
+        addr: Addr::Tcp(proxy.addr(shape)),
+        now: driver.now(),
+        driver,
+        shape,
+        tls: shape.tls.then(|| (config(shape, tls), name)),
+        limits: Rc::new(limits),
+        request: request(shape),
+        body: &body,
+        clients: Vec::new(),
+        dirty: Vec::new(),
+        common: Common::default(),
+        counting: false,
+        latencies: Vec::with_capacity(1 << 21),
+        wrong: None,
+        open: 0,
+        ending: false,
+    };
+    for _ in 0..shape.connections {
+        load.connect();
+    }
+    let pid = proxy.pid();
+    let read = || cpu::spent(pid).map_err(|error| format!("the proxy's process is gone: {error}"));
+    load.go_on_until(load.driver.now() + warm)?;
+    let counted = proxy.counts();
+    let (begun, before) = (load.driver.now(), read()?);
+    load.counting = true;
+    load.go_on_until(begun + measure)?;
+    load.counting = false;
+    let (ended, after) = (load.driver.now(), read()?);
+    let counts = counted.zip(proxy.counts()).map(|(before, after)| [0, 1, 2].map(|at| after[at] - before[at]));
+    load.hang_up()?;
+    let mut latencies = load.latencies;
+    if latencies.is_empty() {
+        return Err("no request was answered".to_owned());
+    }
+    latencies.sort_unstable();
+    let at =
+        |part: f64| Duration::from_nanos(u64::from(latencies[((latencies.len() - 1) as f64 * part) as usize]) * 10);
+    Ok(Measured {
+        requests: latencies.len() as u64,
+        seconds: ended.since(begun).as_secs_f64(),
+        latency: [at(0.5), at(0.99), at(0.999)],
+        cpu: after.since(before),
+        counts,
+    })
+}
+
+fn config(shape: Shape, tls: &Arc<ClientConfig>) -> Arc<ClientConfig> {
+    let mut config = (**tls).clone();
+    config.alpn_protocols = vec![if shape.h2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+    if shape.life != Life::Each {
+        config.resumption = rustls::client::Resumption::disabled();
+    }
+    Arc::new(config)
+}
+
+fn request(shape: Shape) -> Head {
+    let mut head = Head::new();
+    head.scheme = if shape.tls { Scheme::Https } else { Scheme::Http };
+    head.set_authority(AUTHORITY.as_bytes());
+    if shape.life == Life::Tunnel {
+        head.method = Method::Connect;
+        head.set_protocol(b"websocket");
+        head.set_path(b"/socket");
+        head.push(b"sec-websocket-version", b"13");
+        return head;
+    }
+    head.set_path(format!("/{}", shape.download).as_bytes());
+    head.push_known(Name::UserAgent, b"steady-bench");
+    head.push_known(Name::Accept, b"*/*");
+    if shape.upload > 0 {
+        head.method = Method::Post;
+        head.content_length = Some(shape.upload as u64);
+    }
+    head
+}
+
+impl Load<'_> {
+    fn connect(&mut self) {
+        let id = self.driver.connect(&self.addr);
+        if self.clients.len() <= id.index() {
+            self.clients.resize_with(id.index() + 1, || None);
+        }
+        let scheme = if self.shape.tls { Scheme::Https } else { Scheme::Http };
+        let mut link = Link::new(id, Speech::client(&self.limits, self.shape.h2, scheme));
+        if let Some((config, name)) = &self.tls
+            && let Err(error) = link.secure(config, name)
+        {
+            self.wrong.get_or_insert(error);
+        }
+        let flights = Vec::new();
+        let client = Client { link, flights, live: 0, sent: 0, dirty: false, is_open: false, is_closing: false };
+        self.clients[id.index()] = Some(client);
+        self.open += 1;
+    }
+
+    fn go_on_until(&mut self, until: Time) -> Result<(), String> {
+        while self.now < until {
+            self.turn(until)?;
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, until: Time) -> Result<(), String> {
+        let mut events = Vec::new();
+        self.driver.wait(Some(until), &mut events).map_err(|error| error.to_string())?;
+        self.now = self.driver.now();
+        for event in events {
+            self.event(event);
+        }
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for id in dirty.drain(..) {
+            self.settle(id);
+        }
+        self.dirty = dirty;
+        self.wrong.take().map_or(Ok(()), Err)
+    }
+
+    fn event(&mut self, event: Net) {
+        match event {
+            Net::Connected { conn } => {
+                if let Some(client) = client(&mut self.clients, conn) {
+                    client.is_open = true;
+                    client.mark(&mut self.dirty);
+                }
+            }
+            Net::Received { conn, buf } => self.received(conn, &buf),
+            Net::Sent { conn, buf: SendBuf { head, .. } } => {
+                if let Some(client) = client(&mut self.clients, conn) {
+                    client.link.sent(head, &mut self.common);
+                    client.mark(&mut self.dirty);
+                }
+            }
+            Net::EndOfStream { conn } => self.lost(conn, "the proxy ended a connection".to_owned()),
+            Net::Failed { conn, op, error } => self.lost(conn, format!("{op:?} failed: {error}")),
+            Net::Closed { conn } => {
+                self.clients[conn.index()] = None;
+                self.open -= 1;
+                if !self.ending {
+                    self.connect();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn lost(&mut self, id: ConnId, why: String) {
+        let Some(client) = client(&mut self.clients, id) else { return };
+        client.is_closing = true;
+        self.driver.close(id);
+        if !self.ending {
+            self.wrong.get_or_insert(why);
+        }
+    }
+
+    fn received(&mut self, id: ConnId, bytes: &[u8]) {
+        let Some(client) = client(&mut self.clients, id) else { return };
+        let Client { link, flights, live, .. } = client;
+        let (shape, now, counting) = (self.shape, self.now, self.counting);
+        let (latencies, wrong) = (&mut self.latencies, &mut self.wrong);
+        let mut arrived = |flight: &mut Flight| {
+            if counting {
+                latencies.push(u32::try_from(now.since(flight.started).as_nanos() / 10).unwrap_or(u32::MAX));
+            }
+            flight.started = now;
+        };
+        let received = link.receive(bytes, &mut self.common, &self.limits, |codec, out, head, event| {
+            let over = match event {
+                Event::Head { stream, end } => {
+                    let Some(flight) = flight(flights, stream) else { return };
+                    flight.status = head.status;
+                    if head.status != 200 {
+                        wrong.get_or_insert(format!("answered {}", head.status));
+                    }
+                    if shape.life == Life::Tunnel {
+                        codec.send_data(stream, &[b'm'; MESSAGE], false, out);
+                        return;
+                    }
+                    end.then_some(stream)
+                }
+                Event::Data { stream, data, flow, end } => {
+                    codec.release(stream, flow, out);
+                    let Some(flight) = flight(flights, stream) else { return };
+                    flight.got += data.len();
+                    if shape.life == Life::Tunnel && flight.got >= MESSAGE {
+                        flight.got -= MESSAGE;
+                        arrived(flight);
+                        codec.send_data(stream, &[b'm'; MESSAGE], false, out);
+                    }
+                    end.then_some(stream)
+                }
+                Event::Reset { reset, .. } => {
+                    wrong.get_or_insert(format!("a stream was reset: {reset:?}"));
+                    None
+                }
+                _ => None,
+            };
+            let Some(stream) = over else { return };
+            if let Some(place) = flights.get_mut(stream.slot as usize)
+                && let Some(mut flight) = place.take_if(|flight| flight.stream == stream)
+            {
+                *live -= 1;
+                let expected = if shape.upload > 0 { 100 } else { shape.download };
+                if flight.got != expected {
+                    wrong.get_or_insert(format!("a body of {} octets in the place of {expected}", flight.got));
+                }
+                arrived(&mut flight);
+            }
+        });
+        if let Err(error) = received {
+            self.lost(id, error);
+        } else {
+            client.mark(&mut self.dirty);
+        }
+    }
+
+    /// Asks again, goes on with uploads, and sends.
+    fn settle(&mut self, id: ConnId) {
+        let Some(client) = client(&mut self.clients, id) else { return };
+        client.dirty = false;
+        let once = matches!(self.shape.life, Life::Each | Life::EachInFull);
+        if once && client.sent > 0 && client.live == 0 {
+            client.is_closing = true;
+            return self.driver.close(id);
+        }
+        let may = client.is_open && client.link.is_ready() && !self.ending && !(once && client.sent > 0);
+        while may && client.live < self.shape.streams {
+            let Some(stream) = client.link.open(&self.request, self.shape.upload == 0 && !self.request.is_connect())
+            else {
+                break;
+            };
+            let slot = stream.slot as usize;
+            if client.flights.len() <= slot {
+                client.flights.resize(slot + 1, None);
+            }
+            let left = self.shape.upload;
+            client.flights[slot] = Some(Flight { stream, started: self.now, status: 0, got: 0, left });
+            client.live += 1;
+            client.sent += 1;
+        }
+        if self.shape.upload > 0 {
+            client.upload(self.body);
+        }
+        client.link.flush(&mut self.driver, &mut self.common);
+    }
+
+    fn hang_up(&mut self) -> Result<(), String> {
+        self.ending = true;
+        for client in self.clients.iter_mut().flatten().filter(|client| !client.is_closing) {
+            client.is_closing = true;
+            self.driver.close(client.link.id);
+        }
+        let patience = self.driver.now() + Duration::from_secs(5);
+        while self.open > 0 {
+            self.turn(patience)?;
+            if self.now > patience {
+                return Err("connections do not close".to_owned());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Client {
+    fn mark(&mut self, dirty: &mut Vec<ConnId>) {
+        if !std::mem::replace(&mut self.dirty, true) {
+            dirty.push(self.link.id);
+        }
+    }
+
+    fn upload(&mut self, body: &[u8]) {
+        let Some(mut room) = OUT_MAX.checked_sub(self.link.waiting()) else { return };
+        let Some((codec, out)) = self.link.codec() else { return };
+        for flight in self.flights.iter_mut().flatten().filter(|flight| flight.left > 0) {
+            let piece = flight.left.min(room);
+            let sent = codec.send_data(flight.stream, &body[..piece], piece == flight.left, out);
+            room -= sent;
+            flight.left -= sent;
+        }
+    }
+}
+
+fn client(clients: &mut [Option<Client>], id: ConnId) -> Option<&mut Client> {
+    clients.get_mut(id.index())?.as_mut().filter(|client| client.link.id == id && !client.is_closing)
+}
+
+fn flight(flights: &mut [Option<Flight>], stream: StreamId) -> Option<&mut Flight> {
+    flights.get_mut(stream.slot as usize)?.as_mut().filter(|flight| flight.stream == stream)
+}

@@ -72,7 +72,7 @@ pub struct Ticket {
     last: Option<HostIndex>,
     /// An agent refused it, or could not be reached, in this placement.
     refused: Option<(HostIndex, u64)>,
-    /// It was the agent's own word.
+    /// It was the agent's own, marked word.
     by_agent: bool,
     /// Behind which move's question it began to wait, and how many answers the old host had given then.
     asked: Option<(ParkKey, u64)>,
@@ -220,6 +220,7 @@ impl EdgePolicy {
         ticket.last = Some(host);
         ticket.generation = generation;
         ticket.counted = true;
+        ticket.by_agent = false;
         self.hosts[host.0 as usize].in_flight += 1;
         Decision::Forward(target)
     }
@@ -332,9 +333,8 @@ impl Policy for EdgePolicy {
             entry.in_flight = entry.in_flight.saturating_sub(1);
         }
         if end.is_unprocessed() {
-            self.stats.refused.add(u64::from(end == AttemptEnd::Refused));
+            self.stats.refused.add(u64::from(ticket.by_agent));
             ticket.refused = Some((host, ticket.generation));
-            ticket.by_agent = end == AttemptEnd::Refused;
         }
     }
 
@@ -344,6 +344,8 @@ impl Policy for EdgePolicy {
             ticket.timing = RequestTiming::parse(timing).unwrap_or_default();
         }
         response.retain(|field| !Name::is_reserved(field.name));
+        // A stream that was refused without this mark (a GOAWAY, too many streams) may do better right away.
+        ticket.by_agent = refused;
         if refused { Judgement::Refused } else { Judgement::Pass }
     }
 

@@ -183,7 +183,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let limits = &self.limits;
         let Some(entry) = self.upstreams.get_mut(&upstream) else { return };
         if entry.waiting.len() >= limits.waiting_max {
-            return self.fail_attempt(key, AttemptEnd::Refused, Refusal::QueueFull);
+            // Not the upstream's word: it would be as full a moment later.
+            return self.fail_attempt(key, AttemptEnd::Abandoned, Refusal::QueueFull);
         }
         entry.waiting.push_back(key);
         self.open_for_waiting(upstream);

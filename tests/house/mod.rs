@@ -4,6 +4,7 @@
 //! Each test file includes this module and uses a part of it.
 #![allow(dead_code)]
 
+pub mod fake;
 pub mod h2c;
 pub mod origin;
 
@@ -60,6 +61,8 @@ pub struct House {
     pub proxied: SocketAddr,
     pub tls: SocketAddr,
     pub agents: Vec<Agent>,
+    /// Where the table says that the hosts are: the agents, unless a test puts something else in the place of one.
+    pub hosts: Vec<SocketAddr>,
     pub origin: Origin,
     pub edge: Option<steady_lb::data::DataPlane>,
     table: Mutex<TableDir>,
@@ -93,7 +96,7 @@ impl House {
         };
         let edge_log = log("access.jsonl");
         let agent_logs: Vec<_> = (0..setup.agents).map(|at| log(&format!("requests-{at}.jsonl"))).collect();
-        let agents = agent_logs.into_iter().map(|log| Agent::start(&setup, log.map(|at| &logs[at]))).collect();
+        let agents: Vec<_> = agent_logs.into_iter().map(|log| Agent::start(&setup, log.map(|at| &logs[at]))).collect();
 
         let (sockets, addrs): (Vec<OwnedFd>, Vec<SocketAddr>) = (0..LISTENERS).map(|_| listen()).unzip();
         let limits = steady_http::Limits { stream_window: 96 * 1024, ..steady_http::Limits::default() };
@@ -106,6 +109,7 @@ impl House {
             plain: addrs[0],
             proxied: addrs[1],
             tls: addrs[2],
+            hosts: agents.iter().map(|agent| agent.addr).collect(),
             agents,
             origin: Origin::start(),
             edge: Some(edge),
@@ -150,10 +154,10 @@ impl House {
     }
 
     pub fn contents<I>(&self, apps: I) -> Contents<I> {
-        let host = |(at, agent): (usize, &Agent)| Host::new(&format!("h{}", at + 1), &agent.addr.to_string()).unwrap();
+        let host = |(at, addr): (usize, &SocketAddr)| Host::new(&format!("h{}", at + 1), &addr.to_string()).unwrap();
         let domain = |name: &str| DomainName::new(name).unwrap();
         Contents {
-            hosts: self.agents.iter().enumerate().map(host).collect(),
+            hosts: self.hosts.iter().enumerate().map(host).collect(),
             domains: vec![domain("localhost"), domain("steady.page"), domain("steady.sh")],
             apps,
             customs: vec![],

@@ -156,10 +156,19 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             let Some(entry) = self.upstreams.get_mut(&upstream) else { return false };
             let found = match entry.target.protocol {
                 Protocol::Http1 => entry.ready.pop(),
-                Protocol::H2c => entry.ready.iter().copied().find(|id| {
-                    let conn = self.conns.get_mut(id.index()).and_then(|slot| slot.conn.as_deref_mut());
-                    conn.is_some_and(|conn| conn.has_room(is_question, needs_settings))
-                }),
+                Protocol::H2c => {
+                    let mut find = |spent_too: bool| {
+                        entry.ready.iter().copied().find(|id| {
+                            let conn = self.conns.get_mut(id.index()).and_then(|slot| slot.conn.as_deref_mut());
+                            conn.is_some_and(|conn| {
+                                conn.has_room(is_question, needs_settings) && (spent_too || !conn.is_window_spent())
+                            })
+                        })
+                    };
+                    // One whose window is spent is only good while no other may be opened.
+                    let may_open = entry.open < self.limits.h2_connections_max;
+                    find(false).or_else(|| if may_open { None } else { find(true) })
+                }
             };
             let Some(id) = found else { return false };
             match self.attach(key, id) {
@@ -600,6 +609,11 @@ impl Conn {
         let Some(client) = self.client() else { return false };
         let reserve = usize::from(!is_question && client.active() > 0);
         client.available() > reserve
+    }
+
+    /// Whether bodies on it wait for the peer's credit for the whole connection.
+    fn is_window_spent(&self) -> bool {
+        matches!(&self.http, Http::H2Client(client) if client.is_window_spent())
     }
 
     /// The codec in the client role.

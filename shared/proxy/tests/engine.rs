@@ -1042,6 +1042,27 @@ fn a_second_h2c_connection_is_opened_when_the_first_has_no_stream_left_and_a_thi
 }
 
 #[test]
+fn a_second_h2c_connection_is_opened_when_the_window_of_the_first_is_spent() {
+    let mut lab = Lab::new(|addr| Place::h2(1, addr));
+    // 70,000 octets for a connection that has credit for 65,535.
+    let upload =
+        [b"POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: 70000\r\n\r\n".as_slice(), &[b'x'; 70_000]].concat();
+    lab.send(&upload);
+    let first = lab.upstream(0);
+    lab.wait(SECOND);
+    assert_eq!(lab.origin.borrow().accepted.len(), 1);
+    let other = lab.send(GET);
+    let second = lab.upstream(1);
+    lab.origin.borrow_mut().send(second, [h2::setting(3, 100), h2::ok(1, true)].concat());
+    lab.client_got(other, b"\r\n\r\n");
+    assert!(lab.client.borrow().text(other).starts_with("HTTP/1.1 200 "));
+    // The first goes on when it is answered; a third is not needed.
+    lab.origin.borrow_mut().send(first, [h2::setting(3, 100), h2::ok(1, true)].concat());
+    lab.wait(SECOND);
+    assert_eq!(lab.origin.borrow().accepted.len(), 2);
+}
+
+#[test]
 fn what_waits_beyond_the_queue_is_refused_at_once() {
     let mut narrow = config();
     narrow.limits.h1_connections_max = 1;

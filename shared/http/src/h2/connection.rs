@@ -203,6 +203,11 @@ impl<R: Role> Connection<R> {
         self.guard.left(out);
     }
 
+    /// Whether the peer has given no more credit for the connection as a whole: bodies on it wait, whatever their streams may.
+    pub fn is_window_spent(&self) -> bool {
+        self.send_window <= 0
+    }
+
     /// The stream window that we announce.
     pub(super) fn stream_window(&self) -> i32 {
         i32::try_from(self.limits.stream_window).unwrap_or(i32::MAX)

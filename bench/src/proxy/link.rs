@@ -61,6 +61,9 @@ pub struct Link {
     sending: bool,
 }
 
+/// What is done about each event: with the codec, its output, and the head at hand.
+type Each<'e> = dyn FnMut(&mut dyn Codec, &mut Vec<u8>, &Head, Event<'_>) + 'e;
+
 impl Link {
     pub fn new(id: ConnId, speech: Speech) -> Link {
         Link { id, speech, tls: None, out: Vec::new(), wire: Vec::new(), pending: Vec::new(), sending: false }
@@ -121,7 +124,7 @@ impl Link {
         bytes: &[u8],
         head: &mut Head,
         limits: &Rc<Limits>,
-        each: &mut dyn FnMut(&mut dyn Codec, &mut Vec<u8>, &Head, Event<'_>),
+        each: &mut Each<'_>,
     ) -> Result<(), String> {
         let mut joined = std::mem::take(&mut self.pending);
         let input = if joined.is_empty() {

@@ -119,13 +119,7 @@ impl Link {
         self.feed(plain, head, limits, &mut each)
     }
 
-    fn feed(
-        &mut self,
-        bytes: &[u8],
-        head: &mut Head,
-        limits: &Rc<Limits>,
-        each: &mut Each<'_>,
-    ) -> Result<(), String> {
+    fn feed(&mut self, bytes: &[u8], head: &mut Head, limits: &Rc<Limits>, each: &mut Each<'_>) -> Result<(), String> {
         let mut joined = std::mem::take(&mut self.pending);
         let input = if joined.is_empty() {
             bytes

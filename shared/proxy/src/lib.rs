@@ -5,6 +5,7 @@
 //! [`Plane`] is how control reaches the workers of a process.
 #![forbid(unsafe_code)]
 
+mod attempt;
 mod conn;
 pub mod daemon;
 mod deadlines;

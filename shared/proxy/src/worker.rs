@@ -4,9 +4,9 @@
 //! waits again. What an event causes elsewhere (a request to route again, input to parse again) goes through a queue, so
 //! that nothing recurses.
 //!
-//! The worker is one struct; what it does is told in files of one idea each: `downstream` (accepting, requests),
-//! `upstream` (connections to targets, responses), `relay` (bodies), `ending` (how things end), `deadlines`, `wire` (bytes
-//! in and out of a connection, TLS).
+//! The worker is one struct; what it does is told in files of one idea each: `downstream` (accepting, requests), `attempt`
+//! (routing, parking, responses, trying again), `upstream` (connections to targets), `relay` (bodies), `ending` (how things
+//! end), `deadlines`, `wire` (bytes in and out of a connection, TLS).
 
 use std::collections::{HashMap, VecDeque};
 use std::io;

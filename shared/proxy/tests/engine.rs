@@ -321,6 +321,29 @@ fn a_request_that_waits_too_long_for_its_turn_does_not_count_as_a_failed_connect
 }
 
 #[test]
+fn past_the_bound_of_those_that_may_wait_a_request_is_answered_once_and_its_target_not_blamed() {
+    let mut narrow = config();
+    narrow.limits.h1_connections_max = 1;
+    narrow.limits.waiting_max = 1;
+    let mut lab = Lab::with(|addr| Place::h1(1, addr), &narrow, Timeouts::default());
+    let busy = lab.send(GET);
+    let up = lab.upstream(0);
+    let waits = lab.send(GET);
+    lab.wait(SECOND / 100);
+    let late = lab.send(GET);
+    lab.wait(SECOND / 100);
+    assert!(lab.client.borrow().text(late).starts_with("HTTP/1.1 503 "), "{}", lab.client.borrow().text(late));
+    let ledger = Rc::clone(&lab.world.proxies[0].ledger);
+    assert_eq!(ledger.borrow().ended(AttemptEnd::Refused), 0);
+    assert_eq!(lab.world.proxies[0].stats().retries.value(), 0);
+    for client in [busy, waits] {
+        lab.origin.borrow_mut().send(up, OK);
+        lab.client_got(client, b"ok");
+    }
+    lab.end();
+}
+
+#[test]
 fn a_target_that_refuses_every_connection_is_forgotten() {
     let mut lab = Lab::h1();
     let nowhere = lab.world.address();

@@ -40,6 +40,17 @@ impl H2c {
         response.await
     }
 
+    /// Begins a request whose body is sent by the caller.
+    pub async fn upload(
+        &self,
+        host: &str,
+        path: &str,
+    ) -> Result<(h2::client::ResponseFuture, h2::SendStream<Bytes>), h2::Error> {
+        let request = http::Request::builder().method("POST").uri(format!("http://{host}{path}")).body(()).unwrap();
+        let mut send = self.send.clone().ready().await?;
+        send.send_request(request, false)
+    }
+
     /// The status of an answer to a plain CONNECT.
     pub async fn connect(&self, authority: &str) -> Result<u16, h2::Error> {
         let request = http::Request::builder().method("CONNECT").uri(authority).body(()).unwrap();

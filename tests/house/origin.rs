@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `/fields` | the request's head and trailers, as they came |
 //! | `/hold…` | as any other, once [`Origin::release`] was called |
+//! | `/stall…` | as any other, but the body is not read before that |
 //! | `/big/N` | N octets |
 //! | `/sink` | takes the body without keeping it, says how long it was |
 //! | `/liar` | fields that only the edge and agents may use |
@@ -59,6 +60,14 @@ impl Origin {
     }
 }
 
+impl Shared {
+    /// Until [`Origin::release`].
+    fn wait(&self) {
+        let released = self.released.lock().unwrap();
+        drop(self.changed.wait_while(released, |released| !*released).unwrap());
+    }
+}
+
 fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut writer = stream.try_clone()?;
@@ -77,13 +86,15 @@ fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
         if path == "/websocket" {
             return websocket(&head, reader, writer);
         }
+        if path.starts_with("/stall") {
+            shared.wait();
+        }
         let keep = path != "/sink";
         let (length, body, trailers) = body(&head, &mut reader, keep)?;
         head.push_str(&trailers);
         shared.seen.lock().unwrap().push((asked.clone(), length));
         if path.starts_with("/hold") {
-            let released = shared.released.lock().unwrap();
-            drop(shared.changed.wait_while(released, |released| !*released).unwrap());
+            shared.wait();
         }
         if let Some(size) = path.strip_prefix("/big/").and_then(|size| size.parse().ok()) {
             big(&mut writer, size)?;

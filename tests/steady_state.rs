@@ -76,7 +76,12 @@ const CLIENTS: usize = 4;
 const WARM: usize = 500;
 const COUNTED: usize = 2_500;
 
-/// What browsers send, and a body every other time.
+/// No body, a small one, one that is more than a receive buffer.
+fn size(number: usize) -> usize {
+    [0, 600, 0, 20_000][number % 4]
+}
+
+/// What browsers send.
 fn h1(conns: Vec<Conn>, requests: usize) -> Vec<Conn> {
     let one = |conn: &mut Conn, number: usize| {
         let fields = [
@@ -84,7 +89,7 @@ fn h1(conns: Vec<Conn>, requests: usize) -> Vec<Conn> {
             ("Accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"),
             ("Cookie", "session=8f14e45fceea167a5a36dedd4bea2543"),
         ];
-        let body = vec![b'x'; if number.is_multiple_of(2) { 0 } else { 600 }];
+        let body = vec![b'x'; size(number)];
         let method = if body.is_empty() { "GET" } else { "POST" };
         let reply = conn.request(method, "echo.localhost", &format!("/page/{number}"), &fields, &body).unwrap();
         assert_eq!(reply.status, 200);
@@ -107,7 +112,7 @@ fn h1(conns: Vec<Conn>, requests: usize) -> Vec<Conn> {
 async fn h2(conn: &h2c::H2c, requests: usize) {
     let stream = |_| async {
         for number in 0..requests {
-            let body = vec![b'x'; if number % 2 == 0 { 0 } else { 600 }];
+            let body = vec![b'x'; size(number)];
             let (status, _) = conn.ask("POST", "echo.localhost", "/page", &body).await.unwrap();
             assert_eq!(status, 200);
         }

@@ -28,6 +28,9 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         exchange.download.renew();
         exchange.download.source_ended = true;
         let body = &mut exchange.download.held;
+        if body.capacity() == 0 {
+            *body = self.buffers.pop().unwrap_or_default();
+        }
         match reply {
             Reply::Refuse(refusal) => {
                 exchange.refusal = Some(refusal);
@@ -131,6 +134,10 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             self.end_downstream(key, leg, whole, stop);
         }
         exchange.ticket = P::Ticket::default();
+        // A spare exchange holds no body's memory: that is shared among all that need some.
+        for held in [std::mem::take(&mut exchange.upload.held), std::mem::take(&mut exchange.download.held)] {
+            self.spare(held);
+        }
         if self.spares.len() < self.limits.spare_buffers_max {
             self.spares.push(exchange);
         }

@@ -40,11 +40,10 @@ impl<T> Exchange<T> {
 }
 
 impl Pipe {
-    /// Empties it, keeping its memory unless a large body left much.
+    /// Empties it, keeping its memory.
     pub(crate) fn renew(&mut self) {
         let mut held = std::mem::take(&mut self.held);
         held.clear();
-        held.shrink_to(4096);
         *self = Pipe { held, ..Pipe::default() };
     }
 }
@@ -89,7 +88,11 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         if taken < data.len()
             && let Some(exchange) = self.exchanges.at(key)
         {
-            exchange.pipe(way).held.extend_from_slice(&data[taken..]);
+            let held = &mut exchange.pipe(way).held;
+            if held.capacity() == 0 {
+                *held = self.buffers.pop().unwrap_or_default();
+            }
+            held.extend_from_slice(&data[taken..]);
         }
         self.release(source, flow.saturating_sub((data.len() - taken) as u32));
         if straight {

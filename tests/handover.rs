@@ -153,8 +153,7 @@ fn an_agent_answers_a_probe_by_what_it_is_to_the_application() {
     use Role::{Absent, Draining, Incoming, Owner};
     let house = house(true, 1, patient(), None);
     house.agents[1].set(house.ready("echo", 2));
-    let mut revision = 0;
-    for (role, generation, process, live) in [
+    let cases = [
         (Owner, 1, house.process(), true),
         // Asleep is live: a request would wake it.
         (Owner, 1, Process::Cold, true),
@@ -162,10 +161,10 @@ fn an_agent_answers_a_probe_by_what_it_is_to_the_application() {
         (Incoming, 1, Process::Cold, false),
         (Draining, 1, house.process(), false),
         (Absent, 2, Process::Cold, false),
-    ] {
+    ];
+    for (at, (role, generation, process, live)) in cases.into_iter().enumerate() {
         house.agents[0].set(app("echo", role, generation, process.clone()));
-        house.route(vec![placed("other", 0, revision)]);
-        revision += 1;
+        house.route(vec![placed("other", 0, at as u64)]);
         house.route(vec![moving("echo")]);
         let (was_live, was_not) =
             (house.count_of("move_verdicts_total", "live"), house.count_of("move_verdicts_total", "not_live"));

@@ -8,7 +8,8 @@ use std::time::Duration;
 use steady_http::{Head, Method, Name};
 use steady_proxy::log::LogWriter;
 use steady_proxy::{
-    AttemptEnd, Decision, Judgement, ParkKey, Policy, Record, Refusal, Reply, Request, Target, Timeouts, Timing,
+    AttemptEnd, Credentials, Decision, Judgement, ParkKey, Policy, Record, Refusal, Reply, Request, Target, Timeouts,
+    Timing,
 };
 use steady_ring::Time;
 use steady_timing::RequestTiming;
@@ -183,8 +184,8 @@ impl Policy for AgentPolicy {
         self.timeouts
     }
 
-    fn tls(&mut self, _: &View, _: Option<&str>) -> Option<Arc<rustls::ServerConfig>> {
-        None
+    fn tls(&mut self, _: &View, _: Option<&str>) -> Credentials {
+        Credentials::Refused
     }
 
     fn admit(&mut self, _: &View, request: &mut Request<'_, Ticket>) -> Option<Reply> {

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use steady_http::Head;
 use steady_proxy::{
-    AttemptEnd, Decision, Judgement, ParkKey, Policy, Protocol, Record, Reply, Request, Target, Timeouts, Timing,
+    AttemptEnd, Credentials, Decision, Judgement, ParkKey, Policy, Protocol, Record, Reply, Request, Target, Timeouts,
+    Timing,
 };
 use steady_ring::{Addr, Time};
 
@@ -30,8 +31,8 @@ impl Policy for Bare {
         Timeouts::default()
     }
 
-    fn tls(&mut self, only: &Only, _: Option<&str>) -> Option<Arc<rustls::ServerConfig>> {
-        Some(Arc::clone(&only.tls))
+    fn tls(&mut self, only: &Only, _: Option<&str>) -> Credentials {
+        Credentials::Known(Arc::clone(&only.tls))
     }
 
     fn admit(&mut self, _: &Only, _: &mut Request<'_, ()>) -> Option<Reply> {

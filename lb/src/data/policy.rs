@@ -8,8 +8,8 @@ use fastrand::Rng;
 use steady_http::{Head, Method, Name};
 use steady_proxy::log::{LogWriter, json};
 use steady_proxy::{
-    AttemptEnd, Decision, Judgement, ParkKey, Policy, Protocol, Record, Refusal, Reply, Request, Target, Timeouts,
-    Timing,
+    AttemptEnd, Credentials, Decision, Judgement, ParkKey, Policy, Protocol, Record, Refusal, Reply, Request, Target,
+    Timeouts, Timing,
 };
 use steady_ring::{Addr, Time};
 use steady_table::{Endpoint, HostIndex, Moving, Resolution, Route, Routes};
@@ -269,8 +269,8 @@ impl Policy for EdgePolicy {
         }
     }
 
-    fn tls(&mut self, snapshot: &Snapshot, _: Option<&str>) -> Option<Arc<rustls::ServerConfig>> {
-        snapshot.certs.config.clone()
+    fn tls(&mut self, snapshot: &Snapshot, _: Option<&str>) -> Credentials {
+        snapshot.certs.config.clone().map_or(Credentials::Refused, Credentials::Known)
     }
 
     fn admit(&mut self, snapshot: &Snapshot, request: &mut Request<'_, Ticket>) -> Option<Reply> {

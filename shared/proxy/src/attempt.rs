@@ -146,6 +146,10 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         exchange.tunnel = exchange.request.is_connect() && (200..300).contains(&self.scratch.status);
         if exchange.tunnel {
             self.stats.tunnels.add(1);
+        } else if !end && !exchange.is_bodiless(self.scratch.status) {
+            let conn = exchange.down.and_then(|leg| self.conns.get(leg.conn.index())?.conn.as_deref());
+            let mut request = request_of!(exchange, conn.and_then(Conn::server_name), now);
+            exchange.filter = self.policy.filter(&mut request, &mut self.scratch);
         }
         self.answer(key, end);
     }

@@ -6,7 +6,7 @@ use steady_http::{Codec, StreamId, h1, h2};
 use steady_ring::{ConnId, Time};
 
 use crate::exchange::Key;
-use crate::tls::{Acceptor, Tls};
+use crate::tls::{Acceptor, Parked, Tls};
 
 /// Who is at the other end.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub(crate) enum Secure {
     Plain,
     /// TLS: the ClientHello is not whole yet.
     Hello(Acceptor),
+    /// TLS: the certificate is awaited.
+    Parked(Box<Parked>),
     Tls(Box<Tls>),
 }
 
@@ -167,7 +169,7 @@ impl Conn {
     pub(crate) fn server_name(&self) -> Option<&str> {
         match &self.secure {
             Secure::Tls(tls) => tls.server_name(),
-            Secure::Plain | Secure::Hello(_) => None,
+            Secure::Plain | Secure::Hello(_) | Secure::Parked(_) => None,
         }
     }
 

@@ -163,7 +163,7 @@ fn conn_due(conn: &Conn, timeouts: &Timeouts, limits: &Limits) -> Time {
             Side::Down { .. } => {
                 let shaking = match &conn.secure {
                     Secure::Plain => false,
-                    Secure::Hello(_) => true,
+                    Secure::Hello(_) | Secure::Parked(_) => true,
                     Secure::Tls(tls) => tls.is_handshaking(),
                 };
                 let begun = shaking || !conn.pending.is_empty() || matches!(conn.http, Http::Proxied | Http::Unknown);

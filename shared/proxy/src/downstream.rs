@@ -208,6 +208,7 @@ impl<T: Default> Exchange<T> {
             target: None,
             upload: Pipe::default(),
             download: Pipe::default(),
+            filter: None,
             timing: Timing::default(),
             activity: steady_ring::Time::ZERO,
             peer: None,
@@ -235,6 +236,7 @@ impl<T: Default> Exchange<T> {
         self.target = None;
         self.upload.renew();
         self.download.renew();
+        self.filter = None;
         self.timing = Timing { started: now, routed: now, attached: now, answered: now, ended: now };
         self.activity = now;
         self.peer = None;

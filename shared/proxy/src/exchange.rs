@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use steady_http::{Head, StreamId};
+use steady_http::{Head, Method, StreamId};
 use steady_ring::{ConnId, Time};
 
-use crate::policy::{Outcome, ParkKey, Target, Timing};
+use crate::policy::{BodyFilter, Outcome, ParkKey, Target, Timing};
 use crate::refusal::Refusal;
 
 /// An exchange of one worker: a slot and its generation.
@@ -69,6 +69,8 @@ pub(crate) struct Exchange<T> {
     pub target: Option<Target>,
     pub upload: Pipe,
     pub download: Pipe,
+    /// Rewrites the response's body.
+    pub filter: Option<Box<dyn BodyFilter>>,
     pub timing: Timing,
     /// The last time a body or a tunnel moved.
     pub activity: Time,
@@ -107,6 +109,8 @@ pub(crate) struct Pipe {
     pub sink_ended: bool,
     /// Octets in all.
     pub bytes: u64,
+    /// Rewritten bodies: flow-control credit of what was taken in, given back when all that it became has left.
+    pub owed: u32,
 }
 
 impl Pipe {
@@ -143,6 +147,11 @@ impl<T> Exchange<T> {
     /// Whether the upstream has all that it needs to answer. Who asks for a tunnel has nothing more to say before that.
     pub(crate) fn is_asked(&self) -> bool {
         self.upload.source_ended || self.request.is_connect()
+    }
+
+    /// Whether a response with this status has no body, whatever its head says (RFC 9110 §6.4.1).
+    pub(crate) fn is_bodiless(&self, status: u16) -> bool {
+        self.request.method == Method::Head || matches!(status, 204 | 304)
     }
 
     /// Whether it can be sent again: nothing of its body has been forgotten.

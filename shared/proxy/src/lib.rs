@@ -13,6 +13,7 @@ mod downstream;
 mod ending;
 mod exchange;
 mod fleet;
+mod handshake;
 mod hash;
 mod limits;
 pub mod log;
@@ -33,7 +34,8 @@ pub use fleet::{Blueprint, Fleet};
 pub use limits::{Limits, Timeouts};
 pub use plane::{Chosen, Command, Listed, Plane, Seat, Visit};
 pub use policy::{
-    AttemptEnd, Decision, Judgement, Outcome, ParkKey, Policy, Protocol, Record, Reply, Request, Target, Timing,
+    AttemptEnd, BodyFilter, Credentials, Decision, Judgement, Outcome, ParkKey, Policy, Protocol, Record, Reply,
+    Request, Target, Timing,
 };
 pub use refusal::{Explanation, Refusal};
 pub use stats::{Cell, Stats};

@@ -28,8 +28,8 @@ pub trait Policy: Sized + 'static {
     /// A new snapshot is in force, before any request is routed by it. Returns the deadlines it asks for.
     fn published(&mut self, snapshot: &Self::Snapshot) -> Timeouts;
 
-    /// The TLS configuration for a client that asks for this name (`None`: it sent none). `None` refuses the handshake.
-    fn tls(&mut self, snapshot: &Self::Snapshot, server_name: Option<&str>) -> Option<Arc<rustls::ServerConfig>>;
+    /// The TLS configuration for a client that asks for this name (`None`: it sent none).
+    fn tls(&mut self, snapshot: &Self::Snapshot, server_name: Option<&str>) -> Credentials;
 
     /// A request's head came: clean it, note who asked. An answer given here ends it (responder before routing).
     fn admit(&mut self, snapshot: &Self::Snapshot, request: &mut Request<'_, Self::Ticket>) -> Option<Reply>;
@@ -56,6 +56,13 @@ pub trait Policy: Sized + 'static {
     /// The final response's head as it came from upstream: clean it, or call it a refusal of the attempt.
     fn judge(&mut self, ticket: &mut Self::Ticket, response: &mut Head) -> Judgement;
 
+    /// Something that rewrites the body of this response on its way (compression, injection). It must leave the head true:
+    /// a [`content_length`](Head::content_length) that no longer holds is to be removed. Not asked for tunnels and responses without a body.
+    fn filter(&mut self, request: &mut Request<'_, Self::Ticket>, response: &mut Head) -> Option<Box<dyn BodyFilter>> {
+        let _ = (request, response);
+        None
+    }
+
     /// Last touch on a response's head before it is sent, whether it came from upstream or from here.
     fn respond(&mut self, request: &mut Request<'_, Self::Ticket>, response: &mut Head, timing: &Timing);
 
@@ -71,6 +78,23 @@ pub trait Policy: Sized + 'static {
     fn batch_ended(&mut self, now: Time) {
         let _ = now;
     }
+}
+
+/// What a handshake goes on with.
+#[derive(Clone, Debug)]
+pub enum Credentials {
+    Known(Arc<rustls::ServerConfig>),
+    /// Not here yet, and asked for: the handshake waits for another snapshot, within the header time-out.
+    Awaited,
+    /// This name is not served.
+    Refused,
+}
+
+/// Rewrites a body as it passes.
+pub trait BodyFilter: std::fmt::Debug {
+    /// Takes the next octets and appends what is to be sent instead; `end`: nothing follows. It is called with `end` once,
+    /// unless the response is cut.
+    fn pass(&mut self, data: &[u8], end: bool, out: &mut Vec<u8>);
 }
 
 /// One request as the policy sees it.

@@ -64,6 +64,9 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let now = self.now;
         let Some(exchange) = self.exchanges.at(key) else { return };
         exchange.activity = now;
+        if way == Way::Down && exchange.filter.is_some() {
+            return self.deliver_rewritten(key, source, data, flow, end);
+        }
         // Nobody wants it any more: it was answered from here, or by an upstream that has left.
         let unwanted =
             exchange.phase == Phase::Replying || (exchange.phase == Phase::Answering && exchange.up.is_none());
@@ -107,6 +110,27 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         }
     }
 
+    /// Octets of a response's body that a filter rewrites: what it makes of them is held, and sent from there.
+    fn deliver_rewritten(&mut self, key: Key, source: Leg, data: &[u8], flow: u32, end: bool) {
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        let pipe = &mut exchange.download;
+        if pipe.held.capacity() == 0 {
+            pipe.held = self.buffers.pop().unwrap_or_default();
+        }
+        let before = pipe.held.len();
+        if let Some(filter) = &mut exchange.filter {
+            filter.pass(data, end, &mut pipe.held);
+        }
+        pipe.bytes += (pipe.held.len() - before) as u64;
+        pipe.owed += flow;
+        pipe.source_ended |= end;
+        self.pump(key, Way::Down);
+        self.hold_back(key, Way::Down, source);
+        if end {
+            self.part(key);
+        }
+    }
+
     /// Lets the upstream go as soon as nothing is left to say between it and the exchange, however long the client takes
     /// to read the answer.
     fn part(&mut self, key: Key) {
@@ -143,6 +167,11 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             Way::Down => &mut exchange.download,
         };
         pipe.source_ended = true;
+        if way == Way::Down
+            && let Some(filter) = &mut exchange.filter
+        {
+            filter.pass(&[], true, &mut pipe.held);
+        }
         if self.scratch.field_count() > 0 {
             pipe.trailers = Some(Box::new(std::mem::take(&mut self.scratch)));
         }
@@ -175,6 +204,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let Some(exchange) = self.exchanges.at(key) else { return };
         let Some(sink) = exchange.sink(way) else { return };
         let source = exchange.source(way);
+        let rewritten = way == Way::Down && exchange.filter.is_some();
         let pipe = exchange.pipe(way);
         if pipe.sink_ended {
             return;
@@ -211,11 +241,16 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         if !keep {
             pipe.drop_sent();
         }
+        let credit = match (rewritten, keep) {
+            (true, _) if pipe.waiting() == 0 => std::mem::take(&mut pipe.owed),
+            (true, _) | (false, true) => 0,
+            (false, false) => taken as u32,
+        };
         if ended {
             self.ended_at_sink(key, way);
         }
         if let Some(source) = source {
-            self.release(source, if keep { 0 } else { taken as u32 });
+            self.release(source, credit);
             self.let_go(key, way, source);
         }
         if full && self.has_window(sink) {

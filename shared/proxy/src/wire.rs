@@ -8,7 +8,7 @@ use steady_ring::{ConnId, Driver, RecvBuf, SendBuf};
 use crate::conn::{Http, Paused, Secure, Side, Stage};
 use crate::policy::Policy;
 use crate::proxy_protocol;
-use crate::tls::{Accepting, Tls, TlsError};
+use crate::tls::{Tls, TlsError};
 use crate::upstream::Failure;
 use crate::worker::{Todo, Worker};
 
@@ -37,6 +37,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         match &mut conn.secure {
             Secure::Plain => self.feed(id, bytes),
             Secure::Hello(_) => self.receive_hello(id, bytes),
+            Secure::Parked(_) => self.receive_parked(id, bytes),
             Secure::Tls(_) => self.receive_tls(id, bytes),
         }
     }
@@ -61,56 +62,6 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 tracing::debug!(%error, "a connection without a good PROXY header");
                 self.stats.connections_refused.add(1);
                 self.close(id);
-            }
-        }
-    }
-
-    fn receive_hello(&mut self, id: ConnId, bytes: &[u8]) {
-        let snapshot = std::sync::Arc::clone(&self.snapshot);
-        let mut plain = std::mem::take(&mut self.plain);
-        let mut scratch = std::mem::take(&mut self.tls_scratch);
-        let result = self.shake_hands(id, bytes, &snapshot, &mut scratch, &mut plain);
-        self.tls_scratch = scratch;
-        self.mark(id);
-        match result {
-            Ok(()) => self.after_tls(id, &plain),
-            Err(error) => self.tls_failed(id, &error),
-        }
-        plain.clear();
-        self.plain = plain;
-    }
-
-    /// Reads the ClientHello, chooses the configuration by its name and begins the handshake.
-    fn shake_hands(
-        &mut self,
-        id: ConnId,
-        bytes: &[u8],
-        snapshot: &P::Snapshot,
-        scratch: &mut crate::tls::Scratch,
-        plain: &mut Vec<u8>,
-    ) -> Result<(), TlsError> {
-        let Some(slot) = self.conns.get_mut(id.index()) else { return Ok(()) };
-        let Some(conn) = slot.conn.as_deref_mut() else { return Ok(()) };
-        let Secure::Hello(acceptor) = std::mem::replace(&mut conn.secure, Secure::Plain) else { return Ok(()) };
-        // Until the next state is there the connection must not look like a plain one to anybody.
-        match acceptor.receive(bytes, &mut conn.wire) {
-            Ok(Accepting::NeedMore(acceptor)) => {
-                conn.secure = Secure::Hello(acceptor);
-                Ok(())
-            }
-            Ok(Accepting::Hello(parked)) => {
-                conn.secure = Secure::Hello(crate::tls::Acceptor::default());
-                let Some(config) = self.policy.tls(snapshot, parked.hello().server_name()) else {
-                    parked.refuse(crate::tls::Alert::UnrecognizedName, &mut conn.wire);
-                    return Err(TlsError::Over);
-                };
-                let tls = parked.resume(config, scratch, plain, &mut conn.wire)?;
-                conn.secure = Secure::Tls(Box::new(tls));
-                Ok(())
-            }
-            Err(error) => {
-                conn.secure = Secure::Hello(crate::tls::Acceptor::default());
-                Err(error)
             }
         }
     }
@@ -142,7 +93,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     }
 
     /// Decrypted bytes, and perhaps the end of a handshake or of the connection.
-    fn after_tls(&mut self, id: ConnId, plain: &[u8]) {
+    pub(crate) fn after_tls(&mut self, id: ConnId, plain: &[u8]) {
         let Some(conn) = self.conn(id) else { return };
         let Secure::Tls(tls) = &conn.secure else { return };
         let closed = tls.peer_closed();
@@ -161,7 +112,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         }
     }
 
-    fn tls_failed(&mut self, id: ConnId, error: &TlsError) {
+    pub(crate) fn tls_failed(&mut self, id: ConnId, error: &TlsError) {
         tracing::debug!(%error, "TLS failed");
         self.stats.tls_failed.add(1);
         if self.conn(id).is_some_and(|conn| !conn.is_down()) {

@@ -111,6 +111,8 @@ pub struct Worker<D: Driver, P: Policy> {
     /// Send buffers that came back.
     pub(crate) buffers: Vec<Vec<u8>>,
     pub(crate) dirty: Vec<ConnId>,
+    /// Connections whose handshake waits for its certificate.
+    pub(crate) shaking: Vec<ConnId>,
     pub(crate) todo: VecDeque<Todo>,
     events: Vec<Event>,
     /// Where codecs put the head of the event at hand.
@@ -176,6 +178,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             timers: Timers::new(now),
             buffers: Vec::new(),
             dirty: Vec::new(),
+            shaking: Vec::new(),
             todo: VecDeque::new(),
             events: Vec::new(),
             scratch: Head::new(),
@@ -269,6 +272,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             self.snapshot = snapshot;
             self.stats.publications.add(1);
             self.resume_ready();
+            self.resume_handshakes();
             self.run_todo();
             self.seat.settled(version);
         }

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use steady_http::Head;
 use steady_proxy::{
-    AttemptEnd, Blueprint, Config, Decision, Fleet, Judgement, Limits, Listener, ParkKey, Plane, Policy, Protocol,
-    Record, Reply, Request, Target, Timeouts, Timing,
+    AttemptEnd, Blueprint, Config, Credentials, Decision, Fleet, Judgement, Limits, Listener, ParkKey, Plane, Policy,
+    Protocol, Record, Reply, Request, Target, Timeouts, Timing,
 };
 use steady_ring::Time;
 
@@ -66,8 +66,8 @@ impl Policy for To {
         Timeouts::default()
     }
 
-    fn tls(&mut self, (): &(), _: Option<&str>) -> Option<Arc<rustls::ServerConfig>> {
-        None
+    fn tls(&mut self, (): &(), _: Option<&str>) -> Credentials {
+        Credentials::Refused
     }
 
     fn admit(&mut self, (): &(), _: &mut Request<'_, ()>) -> Option<Reply> {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use steady_http::{Head, Method};
 use steady_proxy::{
-    AttemptEnd, Decision, Judgement, ParkKey, Policy, Protocol, Record, Refusal, Reply, Request, Target, Timeouts,
-    Timing,
+    AttemptEnd, BodyFilter, Credentials, Decision, Judgement, ParkKey, Policy, Protocol, Record, Refusal, Reply,
+    Request, Target, Timeouts, Timing,
 };
 use steady_ring::{Addr, Time};
 
@@ -31,6 +31,22 @@ pub struct Scene {
     pub ask_for: Duration,
     /// Whether questions are answered here (agent) by "live".
     pub live: bool,
+    /// Whether each octet of a response's body is sent twice.
+    pub echo: bool,
+    pub credentials: Credentials,
+}
+
+/// A filter that says everything twice, and at the end that it was the end.
+#[derive(Debug)]
+struct Echo;
+
+impl BodyFilter for Echo {
+    fn pass(&mut self, data: &[u8], end: bool, out: &mut Vec<u8>) {
+        out.extend(data.iter().flat_map(|&octet| [octet, octet]));
+        if end {
+            out.extend_from_slice(b"END");
+        }
+    }
 }
 
 /// Somewhere to forward to.
@@ -81,6 +97,8 @@ impl Scene {
             park_for: Duration::from_secs(2),
             ask_for: Duration::from_millis(500),
             live: true,
+            echo: false,
+            credentials: Credentials::Refused,
         }
     }
 }
@@ -160,11 +178,12 @@ pub struct TestPolicy {
     ledger: Rc<RefCell<Ledger>>,
     rng: fastrand::Rng,
     asking: HashMap<ParkKey, bool>,
+    echo: bool,
 }
 
 impl TestPolicy {
     pub fn new(seed: u64) -> TestPolicy {
-        TestPolicy { ledger: Rc::default(), rng: fastrand::Rng::with_seed(seed), asking: HashMap::new() }
+        TestPolicy { ledger: Rc::default(), rng: fastrand::Rng::with_seed(seed), asking: HashMap::new(), echo: false }
     }
 
     pub fn ledger(&self) -> Rc<RefCell<Ledger>> {
@@ -204,11 +223,20 @@ impl Policy for TestPolicy {
     type Ticket = Ticket;
 
     fn published(&mut self, scene: &Scene) -> Timeouts {
+        self.echo = scene.echo;
         scene.timeouts
     }
 
-    fn tls(&mut self, _: &Scene, _: Option<&str>) -> Option<Arc<rustls::ServerConfig>> {
-        None
+    fn tls(&mut self, scene: &Scene, _: Option<&str>) -> Credentials {
+        scene.credentials.clone()
+    }
+
+    fn filter(&mut self, _: &mut Request<'_, Ticket>, response: &mut Head) -> Option<Box<dyn BodyFilter>> {
+        if !self.echo {
+            return None;
+        }
+        response.content_length = None;
+        Some(Box::new(Echo))
     }
 
     fn admit(&mut self, scene: &Scene, request: &mut Request<'_, Ticket>) -> Option<Reply> {

@@ -239,6 +239,11 @@ struct Secure {
 
 impl Secure {
     fn open(house: &House, name: &str) -> Secure {
+        Secure::open_behind(house, house.tls, b"", name)
+    }
+
+    /// These octets come before TLS.
+    fn open_behind(house: &House, addr: SocketAddr, before: &[u8], name: &str) -> Secure {
         use rustls::pki_types::{CertificateDer, pem::PemObject};
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(house.dir.path().join("ca.pem")).unwrap()).unwrap();
@@ -248,8 +253,9 @@ impl Secure {
         let config = config.with_root_certificates(roots).with_no_client_auth();
         let name = rustls::pki_types::ServerName::try_from(name.to_owned()).unwrap();
         let connection = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
-        let stream = TcpStream::connect(house.tls).unwrap();
+        let mut stream = TcpStream::connect(addr).unwrap();
         stream.set_read_timeout(Some(support::PATIENCE)).unwrap();
+        stream.write_all(before).unwrap();
         Secure { tls: rustls::StreamOwned::new(connection, stream) }
     }
 
@@ -285,6 +291,22 @@ fn a_connection_serves_what_its_certificate_covers_and_nothing_else() {
         assert_eq!(conn.ask("nobody.steady.page"), 404);
         assert_eq!(conn.ask("echo.steady.page"), 200, "the connection goes on");
         assert_eq!(Secure::open(house, "echo.steady.sh").ask("echo.steady.sh"), 200);
+    });
+}
+
+#[test]
+fn the_proxy_protocol_comes_before_tls_where_both_are_spoken() {
+    let setup = || Setup { certs: vec![vec!["*.steady.page"]], ..Setup::default() };
+    both(setup, |house| {
+        for header in [V1, V2] {
+            let mut conn = Secure::open_behind(house, house.tls_proxied, header, "echo.steady.page");
+            conn.tls.write_all(b"GET /fields HTTP/1.1\r\nHost: echo.steady.page\r\nConnection: close\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            conn.tls.read_to_string(&mut answer).unwrap();
+            let answer = answer.to_ascii_lowercase();
+            assert!(answer.contains("x-forwarded-for: 192.0.2.1\r\nx-"), "{answer}");
+            assert!(answer.contains("forwarded: for=192.0.2.1;host=echo.steady.page;proto=https\r\n"), "{answer}");
+        }
     });
 }
 

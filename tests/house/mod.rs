@@ -25,8 +25,8 @@ use steady_table::{AppName, Change, Contents, DomainName, Endpoint, Host, HostIn
 
 use origin::Origin;
 
-/// The edge's plain listener, the one that wants the PROXY protocol, and the one for TLS.
-const LISTENERS: usize = 3;
+/// The edge's plain listener, the one that wants the PROXY protocol, the one for TLS, and the one for both.
+const LISTENERS: usize = 4;
 
 /// What a house is built from.
 pub struct Setup {
@@ -60,6 +60,7 @@ pub struct House {
     pub plain: SocketAddr,
     pub proxied: SocketAddr,
     pub tls: SocketAddr,
+    pub tls_proxied: SocketAddr,
     pub agents: Vec<Agent>,
     /// Where the table says that the hosts are: the agents, unless a test puts something else in the place of one.
     pub hosts: Vec<SocketAddr>,
@@ -101,7 +102,8 @@ impl House {
         let (sockets, addrs): (Vec<OwnedFd>, Vec<SocketAddr>) = (0..LISTENERS).map(|_| listen()).unzip();
         let limits = steady_http::Limits { stream_window: 96 * 1024, ..steady_http::Limits::default() };
         let listener = |tls, proxy_protocol| Listener { tls, proxy_protocol, limits: limits.clone() };
-        let listeners = vec![listener(false, false), listener(false, true), listener(true, false)];
+        let listeners = [(false, false), (false, true), (true, false), (true, true)];
+        let listeners = listeners.map(|(tls, proxy_protocol)| listener(tls, proxy_protocol)).to_vec();
         let blueprint = blueprint(&setup, sockets, listeners);
         let edge = steady_lb::data::DataPlane::new(setup.workers, blueprint, edge_log.map(|at| &logs[at]));
         let (table, _, _) = TableDir::open(dir.path().join("routes")).unwrap();
@@ -109,6 +111,7 @@ impl House {
             plain: addrs[0],
             proxied: addrs[1],
             tls: addrs[2],
+            tls_proxied: addrs[3],
             hosts: agents.iter().map(|agent| agent.addr).collect(),
             agents,
             origin: Origin::start(),

@@ -29,7 +29,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         exchange.download.source_ended = true;
         let body = &mut exchange.download.held;
         if body.capacity() == 0 {
-            *body = self.buffers.pop().unwrap_or_default();
+            *body = self.buffers.take();
         }
         match reply {
             Reply::Refuse(refusal) => {

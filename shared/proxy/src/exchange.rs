@@ -130,16 +130,23 @@ impl Pipe {
         if self.keep { self.held.len() } else { self.waiting() }
     }
 
-    /// Removes what was sent from memory, once that is at least half of it: a sink that takes an octet at a time must not
-    /// have the rest moved each time.
+    /// Forgets what was sent. What is left is not moved for that, see [`hold`](Pipe::hold).
     pub(crate) fn drop_sent(&mut self) {
         if self.sent == self.held.len() {
             self.held.clear();
             self.sent = 0;
-        } else if self.sent >= self.held.len() / 2 {
+        }
+    }
+
+    /// Keeps octets that the sink has not taken. Where there is no room behind the others, these move to the front, if
+    /// that at least halves them: a sink that takes an octet at a time must not have the rest moved each time.
+    pub(crate) fn hold(&mut self, data: &[u8]) {
+        let full = self.held.len() + data.len() > self.held.capacity();
+        if full && !self.keep && self.sent >= self.held.len() / 2 {
             self.held.drain(..self.sent);
             self.sent = 0;
         }
+        self.held.extend_from_slice(data);
     }
 }
 
@@ -265,12 +272,18 @@ mod tests {
 
     #[test]
     fn what_was_sent_leaves_memory_by_halves_and_what_is_kept_can_be_sent_again() {
-        let mut pipe = Pipe { held: (0..100).collect(), sent: 40, ..Pipe::default() };
+        let mut pipe = Pipe { held: Vec::with_capacity(100), ..Pipe::default() };
+        pipe.hold(&(0..pipe.held.capacity() as u8).collect::<Vec<u8>>());
+        let full = pipe.held.len();
+        pipe.sent = full - 10;
         pipe.drop_sent();
-        assert_eq!((pipe.held.len(), pipe.sent, pipe.waiting()), (100, 40, 60));
-        pipe.sent = 60;
+        assert_eq!((pipe.held.len(), pipe.waiting()), (full, 10), "nothing is moved before there is need");
+        pipe.hold(&[7]);
+        assert_eq!((pipe.held.len(), pipe.sent, pipe.waiting()), (11, 0, 11));
+        assert_eq!((pipe.held[0], pipe.held[10]), (full as u8 - 10, 7));
+        pipe.sent = 11;
         pipe.drop_sent();
-        assert_eq!((pipe.held.first(), pipe.sent, pipe.waiting()), (Some(&60), 0, 40));
+        assert_eq!((pipe.held.len(), pipe.sent), (0, 0));
         let mut kept = Pipe { held: vec![1; 10], sent: 10, keep: true, ..Pipe::default() };
         assert_eq!((kept.waiting(), kept.burden()), (0, 10));
         kept.rewind();

@@ -11,6 +11,9 @@ pub struct Limits {
     pub exchanges_max: usize,
     /// Octets that wait to be sent on one connection while a send is in flight. What exceeds it stays with its source.
     pub out_bytes_max: usize,
+    /// The same on a connection to an upstream. These are few and carry the bodies of many: with more room an upload goes
+    /// straight into the next send, rather than wait in memory of its own for one send after the other.
+    pub up_out_bytes_max: usize,
     /// Octets of one body held between two connections before its HTTP/1.1 source is paused (HTTP/2: its window).
     pub held_bytes_max: usize,
     /// Octets of pipelined requests kept while one is answered.
@@ -33,9 +36,10 @@ pub struct Limits {
     pub write_stall: Duration,
     /// How long an unused connection to an upstream is kept. Less than what servers commonly keep theirs.
     pub upstream_idle: Duration,
-    /// Send buffers kept for reuse, and the largest that is worth keeping.
+    /// Buffers kept for reuse, the largest that is worth keeping (what a full output grows to), and all of them together.
     pub spare_buffers_max: usize,
     pub spare_buffer_bytes_max: usize,
+    pub spare_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -44,6 +48,7 @@ impl Default for Limits {
             connections_max: 200_000,
             exchanges_max: 100_000,
             out_bytes_max: 64 * 1024,
+            up_out_bytes_max: 256 * 1024,
             held_bytes_max: 64 * 1024,
             pending_bytes_max: 16 * 1024,
             attempts_max: 3,
@@ -56,7 +61,8 @@ impl Default for Limits {
             write_stall: Duration::from_secs(300),
             upstream_idle: Duration::from_secs(55),
             spare_buffers_max: 256,
-            spare_buffer_bytes_max: 128 * 1024,
+            spare_buffer_bytes_max: 512 * 1024,
+            spare_bytes_max: 8 * 1024 * 1024,
         }
     }
 }

@@ -91,11 +91,11 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         if taken < data.len()
             && let Some(exchange) = self.exchanges.at(key)
         {
-            let held = &mut exchange.pipe(way).held;
-            if held.capacity() == 0 {
-                *held = self.buffers.pop().unwrap_or_default();
+            let pipe = exchange.pipe(way);
+            if pipe.held.capacity() == 0 {
+                pipe.held = self.buffers.take();
             }
-            held.extend_from_slice(&data[taken..]);
+            pipe.hold(&data[taken..]);
         }
         self.release(source, flow.saturating_sub((data.len() - taken) as u32));
         if straight {
@@ -184,8 +184,9 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     /// Hands a prefix of `data` to the sink's codec; returns how much it took.
     fn offer(&mut self, sink: Leg, data: &[u8], end: bool) -> usize {
         self.touch(sink.conn);
-        let out_max = self.limits.out_bytes_max;
+        let (down_max, up_max) = (self.limits.out_bytes_max, self.limits.up_out_bytes_max);
         let Some(conn) = self.conn(sink.conn) else { return 0 };
+        let out_max = if conn.is_down() { down_max } else { up_max };
         let room = conn.room(out_max).min(data.len());
         let Some((codec, out)) = conn.codec_and_out() else { return 0 };
         if room == 0 && !data.is_empty() {

@@ -180,7 +180,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     }
 
     fn keep_pending(&mut self, id: ConnId, rest: &[u8]) {
-        let mut buffer = self.buffers.pop().unwrap_or_default();
+        let mut buffer = self.buffers.take();
         let now = self.now;
         match self.conn(id) {
             Some(conn) if conn.stage == Stage::Open => {
@@ -308,7 +308,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         if let Secure::Tls(tls) = &mut conn.secure {
             if !tls.is_handshaking() && !conn.out.is_empty() {
                 if conn.wire.capacity() == 0 {
-                    conn.wire = self.buffers.pop().unwrap_or_default();
+                    conn.wire = self.buffers.take();
                 }
                 // An error here means that the session is over; the peer sees the end of the stream.
                 if tls.send(&conn.out, &mut conn.wire).is_err() {

@@ -89,6 +89,37 @@ pub(crate) struct Parking {
     pub left: usize,
 }
 
+/// Buffers that came back, kept for reuse: the last one first, whose memory is still warm.
+#[derive(Debug, Default)]
+pub(crate) struct Spares {
+    buffers: Vec<Vec<u8>>,
+    /// Octets of all of them.
+    bytes: usize,
+}
+
+impl Spares {
+    /// An empty buffer, with memory where there is one.
+    pub(crate) fn take(&mut self) -> Vec<u8> {
+        let buffer = self.buffers.pop().unwrap_or_default();
+        self.bytes -= buffer.capacity();
+        buffer
+    }
+
+    /// Keeps a buffer, within the limits.
+    pub(crate) fn keep(&mut self, mut buffer: Vec<u8>, limits: &Limits) {
+        let capacity = buffer.capacity();
+        if capacity > 0
+            && capacity <= limits.spare_buffer_bytes_max
+            && self.bytes + capacity <= limits.spare_bytes_max
+            && self.buffers.len() < limits.spare_buffers_max
+        {
+            buffer.clear();
+            self.bytes += capacity;
+            self.buffers.push(buffer);
+        }
+    }
+}
+
 /// See the module.
 pub struct Worker<D: Driver, P: Policy> {
     pub(crate) driver: D,
@@ -109,7 +140,7 @@ pub struct Worker<D: Driver, P: Policy> {
     pub(crate) parked: HashMap<ParkKey, Parking, KeyHash>,
     pub(crate) timers: Timers<TimerKey>,
     /// Send buffers that came back.
-    pub(crate) buffers: Vec<Vec<u8>>,
+    pub(crate) buffers: Spares,
     pub(crate) dirty: Vec<ConnId>,
     /// Connections whose handshake waits for its certificate.
     pub(crate) shaking: Vec<ConnId>,
@@ -176,7 +207,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             upstreams: HashMap::default(),
             parked: HashMap::default(),
             timers: Timers::new(now),
-            buffers: Vec::new(),
+            buffers: Spares::default(),
             dirty: Vec::new(),
             shaking: Vec::new(),
             todo: VecDeque::new(),
@@ -321,7 +352,10 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let Some(slot) = self.conns.get_mut(id.index()) else { return };
         let Some(conn) = slot.conn.as_deref_mut().filter(|conn| conn.id == id) else { return };
         if conn.out.capacity() == 0 {
-            conn.out = self.buffers.pop().unwrap_or_else(|| Vec::with_capacity(4096));
+            conn.out = self.buffers.take();
+            if conn.out.capacity() == 0 {
+                conn.out.reserve(4096);
+            }
         }
         if !conn.dirty {
             conn.dirty = true;
@@ -330,15 +364,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     }
 
     /// Keeps a buffer for reuse.
-    pub(crate) fn spare(&mut self, mut buffer: Vec<u8>) {
-        let capacity = buffer.capacity();
-        if capacity > 0
-            && capacity <= self.limits.spare_buffer_bytes_max
-            && self.buffers.len() < self.limits.spare_buffers_max
-        {
-            buffer.clear();
-            self.buffers.push(buffer);
-        }
+    pub(crate) fn spare(&mut self, buffer: Vec<u8>) {
+        self.buffers.keep(buffer, &self.limits);
     }
 
     fn sent(&mut self, id: ConnId, buf: SendBuf) {

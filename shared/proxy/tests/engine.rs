@@ -359,8 +359,9 @@ fn a_target_that_refuses_every_connection_is_forgotten() {
 
 // Back-pressure.
 
-/// Octets that the worker may hold of one body: a pipe, two connections' output, and what one batch brings.
-const HELD_MAX: usize = 600 * 1024;
+/// Octets that the worker may hold of one body: a pipe, two connections' output (256 KiB towards an upstream), and what one
+/// batch brings.
+const HELD_MAX: usize = 900 * 1024;
 
 #[test]
 fn a_chunked_upload_to_an_origin_that_does_not_read_is_held_back() {

@@ -85,6 +85,7 @@ fn house(seed: u64, faults: Faults) -> House {
     let mut limits = config();
     limits.limits.h1_connections_max = rng.usize(1..8);
     limits.limits.out_bytes_max = rng.usize(2_000..70_000);
+    limits.limits.up_out_bytes_max = rng.usize(2_000..70_000);
     limits.limits.held_bytes_max = rng.usize(2_000..70_000);
     limits.upstream_limits.stream_window = rng.u32(1_000..70_000);
     limits.listeners[0].limits.stream_window = rng.u32(20_000..200_000);

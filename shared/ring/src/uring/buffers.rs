@@ -9,6 +9,14 @@ use io_uring::types::BufRingEntry;
 use super::queue::Queue;
 use crate::Pool;
 
+/// Buffers that the kernel has at first, and at least. It takes them in turn, so that all of those that it has are touched
+/// again and again: few stay in the cache. One receive takes at most 32 at a time (the kernel's MULTISHOT_MAX_RETRY), so
+/// that two connections with much to say both get on.
+const LENT_FIRST: usize = 64;
+
+/// Rounds after which fewer are lent again, if none of them needed more than half.
+const CALM_ROUNDS: u32 = 4_096;
+
 /// The one group of provided buffers that a driver has.
 pub(super) const GROUP: u16 = 0;
 
@@ -21,6 +29,10 @@ pub(super) struct BufRing {
     tail: u16,
     /// Buffers that the kernel has.
     lent: usize,
+    /// Buffers that it is to have, at most; the others rest.
+    lent_max: usize,
+    /// Rounds that got by with half of them.
+    calm: u32,
     pool: Pool,
 }
 
@@ -36,11 +48,20 @@ impl BufRing {
             return Err(io::Error::last_os_error());
         }
         let entries = NonNull::new(memory.cast()).expect("mmap never maps page zero");
-        let mut ring = BufRing { entries, bytes, mask: count - 1, tail: 0, lent: 0, pool: Pool::new(count, size) };
+        let mut ring = BufRing {
+            entries,
+            bytes,
+            mask: count - 1,
+            tail: 0,
+            lent: 0,
+            lent_max: LENT_FIRST.min(usize::from(count)),
+            calm: 0,
+            pool: Pool::new(count, size),
+        };
         // SAFETY: the mapping is page-aligned, zeroed, of `count` entries, and stays until `drop`, which the driver
         // lets run only after it has closed the queue.
         unsafe { queue.submitter().register_buf_ring_with_flags(memory as u64, count, GROUP, 0)? };
-        ring.replenish();
+        ring.replenish(0);
         Ok(ring)
     }
 
@@ -58,10 +79,32 @@ impl BufRing {
         self.lent -= 1;
     }
 
-    /// Hands every free buffer to the kernel: one release store for the whole batch.
-    pub(super) fn replenish(&mut self) {
+    /// Lends more when many connections found none, which is what a crowd of small messages does; fewer again when it has
+    /// gone. A few connections with much to say are served as well from few buffers that stay warm.
+    fn adapt(&mut self, starved: usize) {
+        let count = usize::from(self.mask) + 1;
+        if starved * 4 > self.lent_max {
+            self.lent_max = (self.lent_max * 2).min(count);
+            self.calm = 0;
+        } else if self.lent * 2 < self.lent_max {
+            self.calm = 0;
+        } else if self.lent_max > LENT_FIRST {
+            self.calm += 1;
+            if self.calm >= CALM_ROUNDS {
+                self.lent_max /= 2;
+                self.calm = 0;
+            }
+        }
+    }
+
+    /// Hands free buffers to the kernel, as many as it is to have: one release store for the whole batch. `starved`:
+    /// connections that found none since the last call.
+    pub(super) fn replenish(&mut self, starved: usize) {
+        self.adapt(starved);
         let before = self.tail;
-        while let Some(id) = self.pool.lend() {
+        while self.lent < self.lent_max
+            && let Some(id) = self.pool.lend()
+        {
             // SAFETY: the index is masked to the ring, and an entry between the kernel's head and our tail is never
             // rewritten, because there are as many entries as buffers.
             let entry = unsafe { self.entries.add(usize::from(self.tail & self.mask)).as_mut() };

@@ -125,7 +125,7 @@ impl Uring {
 
     /// What must be submitted before sleeping: free buffers, starved receives, rested listeners.
     fn prepare(&mut self) {
-        self.buffers.replenish();
+        self.buffers.replenish(self.starved.len());
         // No more receives than buffers: the rest would only starve again.
         for _ in 0..self.buffers.lent().min(self.starved.len()) {
             let Some(id) = self.starved.pop_front() else { break };

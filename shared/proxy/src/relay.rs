@@ -113,15 +113,14 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     /// Octets of a response's body that a filter rewrites: what it makes of them is held, and sent from there.
     fn deliver_rewritten(&mut self, key: Key, source: Leg, data: &[u8], flow: u32, end: bool) {
         let Some(exchange) = self.exchanges.at(key) else { return };
-        let pipe = &mut exchange.download;
-        if pipe.held.capacity() == 0 {
-            pipe.held = self.buffers.pop().unwrap_or_default();
-        }
-        let before = pipe.held.len();
+        let mut made = self.buffers.take();
         if let Some(filter) = &mut exchange.filter {
-            filter.pass(data, end, &mut pipe.held);
+            filter.pass(data, end, &mut made);
         }
-        pipe.bytes += (pipe.held.len() - before) as u64;
+        let pipe = &mut exchange.download;
+        pipe.hold(&made);
+        pipe.bytes += made.len() as u64;
+        self.buffers.keep(made, &self.limits);
         pipe.owed += flow;
         pipe.source_ended |= end;
         self.pump(key, Way::Down);

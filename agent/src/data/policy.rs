@@ -299,9 +299,9 @@ fn request_timing(timing: &Timing) -> RequestTiming {
     RequestTiming {
         queue: micros(timing.started, timing.routed),
         connect: micros(timing.routed, timing.attached),
-        application: micros(timing.attached, timing.answered),
+        application: micros(timing.attached + timing.own, timing.answered),
         streaming: micros(timing.answered, timing.ended),
-        own: 0,
+        own: u64::try_from(timing.own.as_micros()).unwrap_or(u64::MAX),
     }
 }
 

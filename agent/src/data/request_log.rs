@@ -27,6 +27,7 @@ pub(super) fn write(out: &mut Vec<u8>, record: &Record<'_, Ticket>, timing: &Req
         (b",\"connect_us\":", timing.connect),
         (b",\"application_us\":", timing.application),
         (b",\"streaming_us\":", timing.streaming),
+        (b",\"own_us\":", timing.own),
     ] {
         out.extend_from_slice(name);
         json::unsigned(out, value);

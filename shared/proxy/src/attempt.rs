@@ -131,6 +131,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             return;
         }
         exchange.timing.answered = now;
+        exchange.timing.own = self.batches.cost(exchange.attached_in).min(now.since(exchange.timing.attached));
         exchange.activity = now;
         exchange.download.source_ended = end;
         if let Origin::Question { key: place, .. } = exchange.origin {

@@ -189,7 +189,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             request_bytes: 0,
             response_bytes: body.len() as u64,
             attempts: 0,
-            timing: Timing { started: now, routed: now, attached: now, answered: now, ended: now },
+            timing: Timing::at(now),
         });
     }
 }
@@ -216,6 +216,7 @@ impl<T: Default> Exchange<T> {
             version: 11,
             is_tls: false,
             attempt: 0,
+            attached_in: 0,
             accepted: false,
             tunnel: false,
             status: 0,
@@ -237,7 +238,7 @@ impl<T: Default> Exchange<T> {
         self.upload.renew();
         self.download.renew();
         self.filter = None;
-        self.timing = Timing { started: now, routed: now, attached: now, answered: now, ended: now };
+        self.timing = Timing::at(now);
         self.activity = now;
         self.peer = None;
         self.listener = 0;

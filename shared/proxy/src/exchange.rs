@@ -79,6 +79,8 @@ pub(crate) struct Exchange<T> {
     pub version: u8,
     pub is_tls: bool,
     pub attempt: u8,
+    /// The batch in which it was given to its upstream.
+    pub attached_in: u64,
     /// Whether the upstream may have begun to process it.
     pub accepted: bool,
     /// A successful CONNECT or upgrade.

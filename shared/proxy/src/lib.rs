@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod attempt;
+mod batches;
 mod conn;
 pub mod daemon;
 mod deadlines;

@@ -254,6 +254,15 @@ pub struct Timing {
     pub answered: Time,
     /// It was over.
     pub ended: Time,
+    /// Of the time between `attached` and `answered`: until the request had left us.
+    pub own: Duration,
+}
+
+impl Timing {
+    /// Everything at one moment.
+    pub(crate) fn at(now: Time) -> Timing {
+        Timing { started: now, routed: now, attached: now, answered: now, ended: now, own: Duration::ZERO }
+    }
 }
 
 /// An exchange that is over.

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use steady_http::Head;
 use steady_ring::{ConnId, Driver, Event, ListenerId, SendBuf, Time, Timers};
 
+use crate::batches::Batches;
 use crate::conn::{Conn, Stage};
 use crate::exchange::{Exchange, Exchanges, Key};
 use crate::hash::KeyHash;
@@ -152,6 +153,7 @@ pub struct Worker<D: Driver, P: Policy> {
     pub(crate) plain: Vec<u8>,
     pub(crate) tls_scratch: crate::tls::Scratch,
     pub(crate) now: Time,
+    pub(crate) batches: Batches,
     pub(crate) stats: Arc<Stats>,
     /// Randomness that nothing depends on for safety (keys of WebSocket handshakes).
     pub(crate) rng: fastrand::Rng,
@@ -216,6 +218,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             plain: Vec::new(),
             tls_scratch: crate::tls::Scratch::default(),
             now,
+            batches: Batches::default(),
             stats,
             rng: fastrand::Rng::new(),
             draining_until: None,
@@ -255,6 +258,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         self.expire();
         self.run_todo();
         self.flush_dirty();
+        self.batches.ended(self.driver.now().since(self.now));
         self.policy.batch_ended(self.now);
         self.stats.driver(&self.driver.stats());
         Ok(!self.is_over())

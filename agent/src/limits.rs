@@ -33,9 +33,9 @@ pub struct Limits {
     pub cut_grace: Duration,
     /// Last output of a process that is kept for its crash report.
     pub output_kept_octets: usize,
-    /// Pieces of output (8 KiB at most each) that may wait for the disk; past it output is lost, and the log says so.
-    /// An application never blocks on a slow disk.
-    pub log_queue_pieces: usize,
+    /// Octets of one application's output that may wait for the disk, small pieces counted somewhat larger than they are;
+    /// past it output is lost, and the log says so. An application never blocks on a slow disk.
+    pub log_queue_octets: u64,
     /// Pieces that a reader who follows a log may fall behind before it skips.
     pub log_follow_pieces: usize,
     /// Lines of a log that one request may ask for.
@@ -65,7 +65,7 @@ impl Default for Limits {
             failed_start_grace: Duration::from_secs(1),
             cut_grace: Duration::from_millis(250),
             output_kept_octets: 4096,
-            log_queue_pieces: 512,
+            log_queue_octets: 4 * 1024 * 1024,
             log_follow_pieces: 256,
             log_lines_max: 100_000,
             commands_max: 64,

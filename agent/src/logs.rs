@@ -41,7 +41,10 @@ pub struct AppLog {
 
 #[derive(Debug)]
 struct Inner {
-    to_file: mpsc::Sender<ToFile>,
+    to_file: mpsc::UnboundedSender<ToFile>,
+    /// Octets that are in that queue, and may be.
+    queued: Arc<AtomicU64>,
+    queued_max: u64,
     live: broadcast::Sender<Piece>,
     /// Orders what goes to the file and to the followers, and numbers it.
     next: Mutex<Next>,
@@ -80,10 +83,12 @@ pub struct Files {
 impl AppLog {
     /// Opens the log; must be called within the control runtime. Nothing is created before the first line.
     pub fn open(files: Files, limits: &Limits) -> Self {
-        let (to_file, queue) = mpsc::channel(limits.log_queue_pieces);
+        let (to_file, queue) = mpsc::unbounded_channel();
+        let queued = Arc::<AtomicU64>::default();
         let (live, _) = broadcast::channel(limits.log_follow_pieces);
-        tokio::spawn(write_files(files, queue));
-        let inner = Inner { to_file, live, next: Mutex::default(), lost_total: AtomicU64::new(0) };
+        tokio::spawn(write_files(files, queue, Arc::clone(&queued)));
+        let queued_max = limits.log_queue_octets;
+        let inner = Inner { to_file, queued, queued_max, live, next: Mutex::default(), lost_total: AtomicU64::new(0) };
         Self { inner: Arc::new(inner) }
     }
 
@@ -120,7 +125,13 @@ impl AppLog {
         let piece = Piece { number: next.number, bytes };
         // No receiver is no error: nobody follows.
         let _ = self.inner.live.send(piece.clone());
-        self.inner.to_file.try_send(ToFile::Write(piece)).is_ok()
+        let weight = piece.weight();
+        // One appends at a time, under the lock of `next`: the bound is kept.
+        if self.inner.queued.load(Ordering::Relaxed) + weight > self.inner.queued_max {
+            return false;
+        }
+        self.inner.queued.fetch_add(weight, Ordering::Relaxed);
+        self.inner.to_file.send(ToFile::Write(piece)).is_ok()
     }
 
     /// Octets that were lost since the agent started, because the disk did not keep up.
@@ -132,7 +143,7 @@ impl AppLog {
     pub async fn tail(&self, lines: usize) -> io::Result<Tail> {
         let gone = || io::Error::other("the log's writer has ended");
         let (reply, answer) = oneshot::channel();
-        self.inner.to_file.send(ToFile::Tail { lines, reply }).await.map_err(|_| gone())?;
+        self.inner.to_file.send(ToFile::Tail { lines, reply }).map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 
@@ -163,6 +174,15 @@ impl Kept {
     }
 }
 
+/// What a piece costs in the queue beside its octets.
+const PIECE_OVERHEAD: u64 = 64;
+
+impl Piece {
+    fn weight(&self) -> u64 {
+        self.bytes.len() as u64 + PIECE_OVERHEAD
+    }
+}
+
 /// Reads a process's pipe to its end.
 pub async fn pump(mut from: pipe::Receiver, log: AppLog, kept: Kept, kept_octets: usize) {
     let mut buffer = vec![0; READ_OCTETS];
@@ -173,8 +193,8 @@ pub async fn pump(mut from: pipe::Receiver, log: AppLog, kept: Kept, kept_octets
     }
 }
 
-async fn write_files(files: Files, mut queue: mpsc::Receiver<ToFile>) {
-    let mut writer = Some(Writer { files, open: None, last: 0 });
+async fn write_files(files: Files, mut queue: mpsc::UnboundedReceiver<ToFile>, queued: Arc<AtomicU64>) {
+    let mut writer = Some(Writer { files, queued, open: None, last: 0 });
     let mut batch = Vec::with_capacity(BATCH_PIECES);
     while queue.recv_many(&mut batch, BATCH_PIECES).await > 0 {
         let Some(mut taken) = writer.take() else { return };
@@ -192,6 +212,7 @@ async fn write_files(files: Files, mut queue: mpsc::Receiver<ToFile>) {
 
 struct Writer {
     files: Files,
+    queued: Arc<AtomicU64>,
     open: Option<(File, u64)>,
     last: u64,
 }
@@ -200,6 +221,7 @@ impl Writer {
     fn handle(&mut self, item: ToFile) {
         match item {
             ToFile::Write(piece) => {
+                self.queued.fetch_sub(piece.weight(), Ordering::Relaxed);
                 self.last = piece.number;
                 if let Err(error) = self.write(&piece.bytes) {
                     tracing::warn!(dir = %self.files.dir.display(), %error, "an application's log cannot be written");
@@ -358,7 +380,7 @@ mod tests {
     #[tokio::test]
     async fn what_does_not_fit_the_queue_is_lost_and_said_not_waited_for() {
         let dir = tempfile::tempdir().unwrap();
-        let limits = Limits { log_queue_pieces: 4, ..Limits::default() };
+        let limits = Limits { log_queue_octets: 4 * (10 + PIECE_OVERHEAD), ..Limits::default() };
         let log = log(dir.path(), 1 << 20, 3, &limits);
         // The writer's task cannot run while this one does not yield.
         for _ in 0..10 {

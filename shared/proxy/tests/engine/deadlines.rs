@@ -1,0 +1,112 @@
+//! Every wait has its deadline.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use steady_proxy::{Outcome, Timeouts};
+use steady_ring::Faults;
+
+use crate::lab::{GET, Lab, SECOND, UPGRADE};
+use crate::world::peer::Raw;
+use crate::world::policy::{Place, Scene};
+use crate::world::{World, config};
+
+#[test]
+fn an_upgrade_that_the_origin_does_not_answer_ends_by_the_response_timeout() {
+    let mut lab = Lab::new(|addr| Place { response_timeout: 5 * SECOND, ..Place::h1(1, addr) });
+    let ws = lab.send(UPGRADE);
+    lab.wait(6 * SECOND);
+    assert!(lab.client.borrow().text(ws).starts_with("HTTP/1.1 504 "), "{}", lab.client.borrow().text(ws));
+    lab.end();
+}
+
+#[test]
+fn a_connect_that_fails_at_the_moment_the_whole_time_is_up_ends_the_exchange() {
+    for micros in (0..2_000).step_by(200) {
+        connect_fails_as_time_is_up(5 * SECOND + Duration::from_micros(micros));
+    }
+}
+
+fn connect_fails_as_time_is_up(total: Duration) {
+    let mut world = World::new(1, Faults::none());
+    let nowhere = world.address();
+    let mut quick = config();
+    quick.limits.connect_max = 5 * SECOND + SECOND / 1000;
+    let timeouts = Timeouts { total: Some(total), ..Timeouts::default() };
+    let place = Place { connect_timeout: 60 * SECOND, ..Place::h1(1, nowhere) };
+    let (_, addr) = world.proxy(Scene { timeouts, ..Scene::to(vec![place]) }, &quick, 1);
+    let mut client = Raw::new(&world.net);
+    let id = client.connect(addr);
+    client.send(id, GET);
+    let client = world.add(client);
+    world.settle();
+    world.run_for(Duration::from_micros(80));
+    world.net.set_faults(Faults { connect_lost_per_million: 1_000_000, ..Faults::none() });
+    world.run_for(20 * SECOND);
+    assert!(client.borrow().text(id).starts_with("HTTP/1.1 50"), "{}", client.borrow().text(id));
+}
+
+fn status_after(timeouts: Timeouts, place: impl Fn(SocketAddr) -> Place, request: &str, time: Duration) -> String {
+    let mut lab = Lab::with(place, &config(), timeouts);
+    let client = lab.send(request);
+    lab.wait(time - SECOND);
+    assert_eq!(lab.client.borrow().text(client), "", "not yet");
+    lab.wait(2 * SECOND);
+    let text = lab.client.borrow().text(client);
+    let status = if lab.client.borrow().is_over(client) { "over " } else { "" };
+    lab.end();
+    status.to_string() + text.get(9..12).unwrap_or_default()
+}
+
+#[test]
+fn every_wait_has_its_deadline() {
+    let timeouts = Timeouts { header: 4 * SECOND, idle: 9 * SECOND, ..Timeouts::default() };
+    let h1 = |addr| Place { response_timeout: 6 * SECOND, ..Place::h1(1, addr) };
+    assert_eq!(status_after(timeouts, h1, "GET / HTTP/1.1\r\nhos", 4 * SECOND), "over 408", "half a head");
+    assert_eq!(status_after(timeouts, h1, "", 4 * SECOND), "over ", "nothing at all");
+    assert_eq!(status_after(timeouts, h1, GET, 6 * SECOND), "504", "no response");
+    let half = "POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: 9\r\n\r\nabc";
+    assert_eq!(status_after(timeouts, h1, half, 9 * SECOND), "over 408", "half a body");
+    let total = Timeouts { total: Some(3 * SECOND), ..timeouts };
+    assert_eq!(status_after(total, h1, GET, 3 * SECOND), "504", "the whole time");
+    let nowhere = |_| Place { connect_timeout: 2 * SECOND, ..Place::h1(1, SocketAddr::from(([127, 0, 0, 1], 9))) };
+    assert_eq!(status_after(timeouts, nowhere, "GET / HTTP/1.1\r\nhost: a.test\r\n", 4 * SECOND), "over 408");
+}
+
+#[test]
+fn a_body_in_which_nothing_moves_is_cut() {
+    let timeouts = Timeouts { stall: 5 * SECOND, ..Timeouts::default() };
+    let mut lab = Lab::with(|addr| Place::h1(1, addr), &config(), timeouts);
+    let client = lab.send(GET);
+    let up = lab.upstream(0);
+    lab.origin.borrow_mut().send(up, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc");
+    lab.wait(4 * SECOND);
+    lab.origin.borrow_mut().send(up, "d");
+    lab.wait(4 * SECOND);
+    assert!(!lab.client.borrow().is_over(client));
+    lab.wait(2 * SECOND);
+    assert!(lab.client.borrow().is_over(client));
+    assert_eq!(lab.world.proxies[0].outcomes(Outcome::TimedOut), 1);
+    lab.end();
+}
+
+#[test]
+fn a_connect_that_is_never_answered_and_a_parking_place_that_never_opens_have_their_deadlines() {
+    let mut lab = Lab::new(|addr| Place { connect_timeout: 3 * SECOND, ..Place::h1(1, addr) });
+    let parked = lab.send(GET);
+    let scene = Scene::to(vec![Place { connect_timeout: 3 * SECOND, ..Place::h1(1, lab.origin_addr) }]);
+    lab.world.proxies[0].plane.publish(Arc::new(Scene { hold: true, park_for: 4 * SECOND, ..scene.clone() }));
+    lab.wait(5 * SECOND);
+    assert!(lab.client.borrow().text(parked).starts_with("HTTP/1.1 503 "));
+    assert!(lab.client.borrow().text(parked).contains("retry-after: 1"));
+    lab.world.proxies[0].plane.publish(Arc::new(scene));
+    lab.wait(SECOND);
+    lab.world.net.set_faults(Faults { connect_lost_per_million: 1_000_000, ..Faults::none() });
+    lab.client.borrow_mut().send(parked, GET);
+    lab.wait(2 * SECOND);
+    assert!(!lab.client.borrow().text(parked).contains("HTTP/1.1 502 "));
+    lab.wait(2 * SECOND);
+    assert!(lab.client.borrow().text(parked).contains("HTTP/1.1 502 "), "{}", lab.client.borrow().text(parked));
+    lab.end();
+}

@@ -1,0 +1,167 @@
+//! How connections and exchanges end, and the worker itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use steady_proxy::{Outcome, Refusal};
+
+use crate::frames as h2;
+use crate::lab::{GET, Lab, OK, SECOND};
+use crate::world::policy::{Place, Scene};
+
+#[test]
+fn a_whole_response_reaches_a_slow_reader_whatever_becomes_of_the_upstream() {
+    for reset in [false, true] {
+        let mut lab = Lab::h1();
+        let client = lab.send(GET);
+        lab.wait(SECOND);
+        lab.client.borrow_mut().pause(client);
+        let up = lab.upstream(0);
+        let body = vec![b'y'; 150_000];
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+        lab.origin.borrow_mut().send(up, [head.as_bytes(), &body].concat());
+        lab.wait(5 * SECOND);
+        if reset {
+            // Something unread makes the close a reset.
+            lab.origin.borrow_mut().pause(up);
+            lab.origin.borrow_mut().close(up);
+        }
+        lab.wait(Duration::from_secs(200));
+        lab.client.borrow_mut().resume(client);
+        lab.client_got(client, b"y");
+        lab.wait(SECOND);
+        assert_eq!(lab.client.borrow().total(client), (head.len() + body.len()) as u64, "reset: {reset}");
+        assert_eq!(lab.world.proxies[0].outcomes(Outcome::Complete), 1);
+        lab.end();
+    }
+}
+
+#[test]
+fn an_early_response_survives_the_reset_that_says_that_the_rest_is_not_wanted() {
+    // RFC 9113 §8.1: NO_ERROR after a complete response.
+    let mut lab = Lab::new(|addr| Place::h2(1, addr));
+    let client = lab.send("POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: 1000\r\n\r\nabc");
+    let up = lab.upstream(0);
+    lab.origin.borrow_mut().send(up, h2::SETTINGS);
+    lab.wait(SECOND);
+    lab.client.borrow_mut().pause(client);
+    // More than the sockets on the way hold, so that some of it is still here when the reset comes.
+    let body = vec![b'z'; 16_000];
+    let mut answer = h2::ok(1, false);
+    for index in 0..9 {
+        answer.extend(h2::data(1, &body, index == 8));
+    }
+    answer.extend(h2::reset(1, 0));
+    lab.origin.borrow_mut().send(up, h2::window(0, 1));
+    lab.origin.borrow_mut().send(up, &answer[..60_000]);
+    lab.wait(SECOND);
+    lab.origin.borrow_mut().send(up, &answer[60_000..]);
+    lab.wait(SECOND);
+    lab.client.borrow_mut().resume(client);
+    lab.client_got(client, b"\r\n0\r\n\r\n");
+    assert_eq!(lab.world.proxies[0].outcomes(Outcome::Complete), 1);
+    lab.end();
+}
+
+#[test]
+fn a_connection_whose_last_stream_its_client_reset_ends_by_its_idle_timeout() {
+    let mut lab = Lab::h1();
+    let client = lab.send([h2::PREFACE.to_vec(), h2::get(1, true)].concat());
+    // Longer than any deadline that was set before.
+    lab.wait(Duration::from_secs(50));
+    lab.client.borrow_mut().send(client, h2::reset(1, 8));
+    lab.wait(Duration::from_secs(70));
+    assert!(!lab.client.borrow().is_over(client), "idle for less than its time");
+    lab.wait(Duration::from_secs(20));
+    assert!(lab.client.borrow().is_over(client));
+    lab.end();
+}
+
+#[test]
+fn a_client_that_ends_its_side_after_its_request_gets_its_answer_though_no_connection_was_there_yet() {
+    let mut lab = Lab::h1();
+    let client = lab.send(GET);
+    lab.client.borrow_mut().shutdown(client);
+    let up = lab.upstream(0);
+    lab.origin_got(up, b"\r\n\r\n");
+    lab.origin.borrow_mut().send(up, OK);
+    lab.client_got(client, b"ok");
+    lab.end();
+}
+
+#[test]
+fn every_pipelined_request_before_the_clients_end_is_answered() {
+    let mut lab = Lab::h1();
+    let client = lab.send(GET.repeat(3));
+    lab.client.borrow_mut().shutdown(client);
+    let up = lab.upstream(0);
+    for _ in 0..3 {
+        lab.origin_got(up, b"\r\n\r\n");
+        lab.origin.borrow_mut().take(up);
+        lab.origin.borrow_mut().send(up, OK);
+    }
+    lab.wait(SECOND);
+    assert_eq!(lab.client.borrow().text(client).matches("200 OK").count(), 3);
+    lab.end();
+}
+
+#[test]
+fn a_drain_ends_what_is_idle_lets_what_has_begun_finish_and_says_so() {
+    let mut lab = Lab::h1();
+    let idle = lab.send("");
+    let busy = lab.send(GET);
+    let up = lab.upstream(0);
+    let h2 = lab.send([h2::PREFACE.to_vec(), h2::get(1, true)].concat());
+    let up2 = lab.upstream(1);
+    lab.wait(SECOND);
+    lab.world.proxies[0].drain(60 * SECOND);
+    lab.wait(3 * SECOND);
+    assert!(lab.client.borrow().is_over(idle));
+    assert!(!lab.client.borrow().is_over(busy) && !lab.client.borrow().is_over(h2));
+    assert_eq!(h2::count(lab.client.borrow().got(h2), 7, 0), 1, "GOAWAY");
+    let late = lab.send(GET);
+    lab.wait(SECOND);
+    assert_eq!(lab.client.borrow().text(late), "", "nobody is let in");
+    lab.origin.borrow_mut().send(up, OK);
+    lab.origin.borrow_mut().send(up2, OK);
+    lab.wait(3 * SECOND);
+    assert!(lab.client.borrow().text(busy).contains("connection: close"), "{}", lab.client.borrow().text(busy));
+    assert!(lab.client.borrow().text(busy).ends_with("ok"));
+    assert_eq!(h2::body(lab.client.borrow().got(h2), 1), b"ok");
+    assert!(lab.client.borrow().is_over(h2));
+    lab.wait(SECOND);
+    assert!(lab.world.proxies[0].over && lab.world.proxies[0].plane.is_drained());
+}
+
+#[test]
+fn a_drain_cuts_what_is_left_at_its_deadline() {
+    let mut lab = Lab::h1();
+    let waiting = lab.send(GET);
+    lab.upstream(0);
+    let scene = Scene::to(vec![Place::h1(1, lab.origin_addr)]);
+    lab.world.proxies[0].plane.publish(Arc::new(Scene { hold: true, park_for: 100 * SECOND, ..scene }));
+    lab.send(GET);
+    lab.wait(SECOND);
+    lab.world.proxies[0].drain(10 * SECOND);
+    lab.wait(9 * SECOND);
+    assert!(!lab.world.proxies[0].over);
+    lab.wait(2 * SECOND);
+    assert!(lab.world.proxies[0].over);
+    let ledger = lab.world.proxies[0].ledger.borrow();
+    ledger.check_balanced();
+    assert_eq!((ledger.forwards, ledger.parks), (1, 1));
+    assert!(ledger.records.iter().all(|record| record.refusal == Some(Refusal::Draining)) && ledger.finished == 2);
+    drop(ledger);
+    assert!(!lab.client.borrow().text(waiting).contains("200"));
+}
+
+#[test]
+fn answers_that_are_on_their_way_survive_a_client_that_ends_in_the_middle_of_a_request() {
+    let mut lab = Lab::h1();
+    lab.world.proxies[0].plane.publish(Arc::new(Scene::to(Vec::new())));
+    let client = lab.send([&GET.repeat(3), "GET / HT"].concat());
+    lab.client.borrow_mut().shutdown(client);
+    lab.wait(SECOND);
+    assert_eq!(lab.client.borrow().text(client).matches("HTTP/1.1 404 ").count(), 3);
+    lab.end();
+}

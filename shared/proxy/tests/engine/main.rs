@@ -1,0 +1,15 @@
+//! The engine's behaviour, one sentence at a time, with every octet of both ends said by the test.
+
+mod bodies;
+mod connections;
+mod deadlines;
+mod ends;
+mod frames;
+mod lab;
+mod parking;
+mod pressure;
+mod retries;
+mod tls;
+mod tunnels;
+#[path = "../world/mod.rs"]
+mod world;

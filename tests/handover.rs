@@ -360,8 +360,7 @@ fn past_the_queue_s_bound_a_request_is_refused_at_once_and_a_client_that_leaves_
         };
         let answers = burst(house.plain, 2);
         queued(2);
-        // A third comes and leaves. Over HTTP/2, where that can be told: the end of an HTTP/1.1 connection's input may be that
-        // of a client which still wants its answer.
+        // A third comes and leaves.
         h2c::runtime().block_on(async {
             let conn = h2c::H2c::open(house.plain).await;
             let queued = async {
@@ -386,6 +385,32 @@ fn past_the_queue_s_bound_a_request_is_refused_at_once_and_a_client_that_leaves_
         house.agents[0].set(house.ready("echo", 1));
         all_by_new(answers);
         all_by_new(last);
+    }
+}
+
+#[test]
+fn a_queue_at_the_agent_outlasts_the_edge_s_response_timeout_and_who_leaves_over_http_1_1_makes_room() {
+    let short = Duration::from_millis(200);
+    for uring in [true, false] {
+        let house = house(uring, 1, Settings { response_timeout: short, ..patient() }, None);
+        house.agents[0].set(app("echo", Role::Owner, 1, Process::Starting));
+        house.route(vec![placed("echo", 0, 1)]);
+        let queued = |requests| {
+            let plane = &house.agents[0].plane;
+            eventually("so many are queued", || (plane.parked("echo") == requests).then_some(()));
+            eventually("the edge knows", || (house.count("upstream_parked") == requests).then_some(()));
+        };
+        let mut leaver = Conn::open(house.plain);
+        leaver.send(b"GET / HTTP/1.1\r\nHost: echo.localhost\r\n\r\n").unwrap();
+        queued(1);
+        drop(leaver);
+        queued(0);
+        house.agents[0].set(gate::App { queue_wait: 3 * short, ..app("echo", Role::Owner, 1, Process::Starting) });
+        for answer in burst(house.plain, 3) {
+            let reply = answer.join().unwrap();
+            assert!(reply.status == 503 && reply.text().contains("park_timeout"), "{reply:?}");
+            assert!(reply.header("steady-parked").is_none() && reply.header("retry-after").is_some(), "{reply:?}");
+        }
     }
 }
 

@@ -21,6 +21,8 @@ use crate::gate::{Generation, Notice, Process, Protocol, Role};
 
 /// Marks a refusal as the agent's own, so that the edge knows that the request was not begun.
 const REFUSED: &[u8] = Name::SteadyRefused.as_bytes();
+/// 102 Processing (RFC 2518 §10.1). The edge takes what comes with the field out, so that no client sees it.
+const INTERIM: u16 = 102;
 /// A process is on this machine: a connect that takes longer will not come.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -256,6 +258,14 @@ impl Policy for AgentPolicy {
             // Control looks at its processes by itself, too; a full mailbox only delays that.
             let _ = self.notices.try_send(Notice::Broken { app: Arc::clone(&local.seen.app.name), instance });
         }
+    }
+
+    fn tell(&mut self, _: &mut Ticket, waits: Option<Duration>, head: &mut Head) -> bool {
+        head.reset_to_status(INTERIM);
+        // Rounded up: nothing at all means that it goes on.
+        let millis = waits.map_or(0, |waits| u64::try_from(waits.as_millis()).unwrap_or(u64::MAX).saturating_add(1));
+        head.push_known(Name::SteadyParked, steady_proxy::respond::decimal(millis, &mut [0; 20]));
+        true
     }
 
     fn judge(&mut self, _: &mut Ticket, response: &mut Head) -> Judgement {

@@ -8,8 +8,8 @@ use fastrand::Rng;
 use steady_http::{Head, Method, Name};
 use steady_proxy::log::{LogWriter, json};
 use steady_proxy::{
-    AttemptEnd, Credentials, Decision, Judgement, ParkKey, Policy, Protocol, Record, Refusal, Reply, Request, Target,
-    Timeouts, Timing,
+    AttemptEnd, Credentials, Decision, Interim, Judgement, ParkKey, Policy, Protocol, Record, Refusal, Reply, Request,
+    Target, Timeouts, Timing,
 };
 use steady_ring::{Addr, Time};
 use steady_table::{Endpoint, HostIndex, Moving, Resolution, Route, Routes};
@@ -335,6 +335,15 @@ impl Policy for EdgePolicy {
         if end.is_unprocessed() {
             self.stats.refused.add(u64::from(ticket.by_agent));
             ticket.refused = Some((host, ticket.generation));
+        }
+    }
+
+    fn interim(&mut self, _: &mut Ticket, response: &Head) -> Interim {
+        let millis = response.get(Name::SteadyParked).and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
+        match millis {
+            None => Interim::Pass,
+            Some(0) => Interim::Resumed,
+            Some(millis) => Interim::Parked(Duration::from_millis(millis)),
         }
     }
 

@@ -1,16 +1,17 @@
 //! One attempt after another: where an exchange is sent, where it waits, what came back, and whether it may be sent again.
 
-use steady_http::{Reset, StreamId};
+use steady_http::{Name, Reset, StreamId};
 use steady_ring::{ConnId, Driver, Time};
 
 use crate::conn::Conn;
 use crate::downstream::request_of;
 use crate::exchange::{Exchange, Key, Leg, Origin, Phase};
-use crate::policy::{AttemptEnd, Decision, Judgement, Outcome, ParkKey, Policy, Reply, Request, Target};
+use crate::policy::{AttemptEnd, Decision, Interim, Judgement, Outcome, ParkKey, Policy, Reply, Request, Target};
 use crate::refusal::Refusal;
 use crate::relay::Way;
 use crate::upstream::Upstream;
 use crate::worker::{Todo, Worker};
+
 impl<D: Driver, P: Policy> Worker<D, P> {
     /// Asks the policy where an exchange goes, and sends it on its way.
     pub(crate) fn route(&mut self, key: Key) {
@@ -31,40 +32,6 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             }
             Decision::Reply(reply) => self.reply(key, reply),
         }
-    }
-
-    fn park(&mut self, key: Key, place: ParkKey, until: Time, refusal: Refusal) {
-        let now = self.now;
-        let Some(exchange) = self.exchanges.at(key) else { return };
-        exchange.phase = Phase::Parked { key: place, since: now, until, refusal };
-        self.parked.entry(place).or_default().keys.push(key);
-        self.stats.parked.add(1);
-        self.stats.parked_open.add(1);
-        self.arm_exchange(key.index);
-    }
-
-    /// Everything parked there is routed again, in the order it came.
-    pub(crate) fn resume(&mut self, place: ParkKey) {
-        let Some(parking) = self.parked.remove(&place) else { return };
-        for key in parking.keys {
-            if self.unpark(key, place) {
-                self.todo.push_back(Todo::Route(key));
-            }
-        }
-    }
-
-    /// Takes an exchange out of its parking place; it stays in the list, which knows that it has left.
-    pub(crate) fn unpark(&mut self, key: Key, place: ParkKey) -> bool {
-        let now = self.now;
-        let Some(exchange) = self.exchanges.at(key) else { return false };
-        let Phase::Parked { key: at, since, .. } = exchange.phase else { return false };
-        if at != place {
-            return false;
-        }
-        exchange.phase = Phase::Routing;
-        self.policy.unparked(&mut exchange.ticket, place, now.since(since));
-        self.stats.parked_open.sub(1);
-        true
     }
 
     /// Sends the policy's own question.
@@ -95,6 +62,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         self.upstreams.entry(upstream).or_insert_with(|| Upstream::new(target.clone()));
         exchange.target = Some(target);
         self.arm_exchange(key.index);
+        self.tell(key, None);
         if !self.assign(key, upstream) {
             self.wait_for(key, upstream);
         }
@@ -103,17 +71,24 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     /// An informational response is in `scratch`.
     pub(crate) fn interim(&mut self, id: ConnId, stream: StreamId) {
         let Some(key) = self.bound(Leg { conn: id, stream }) else { return };
-        self.accept(key);
         let Some(exchange) = self.exchanges.at(key) else { return };
         let Some(down) = exchange.down else { return };
+        match self.policy.interim(&mut exchange.ticket, &self.scratch) {
+            Interim::Pass => {}
+            word => return self.told(key, word),
+        }
+        self.accept(key);
+        let Some(exchange) = self.exchanges.at(key) else { return };
         if exchange.phase != Phase::Attached {
             return;
         }
+        // As in trailers: what is between our own machines ends here, whoever sent it.
+        self.scratch.retain(|field| !Name::is_reserved(field.name));
         self.send_head(down, false);
     }
 
     /// Sends what is in `scratch` as a head.
-    fn send_head(&mut self, down: Leg, end: bool) {
+    pub(crate) fn send_head(&mut self, down: Leg, end: bool) {
         self.touch(down.conn);
         let Some(slot) = self.conns.get_mut(down.conn.index()) else { return };
         let Some(conn) = slot.conn.as_deref_mut().filter(|conn| conn.id == down.conn) else { return };
@@ -130,6 +105,10 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         if exchange.phase != Phase::Attached {
             return;
         }
+        if exchange.parked_upstream.is_some() {
+            self.unpark_upstream(key);
+        }
+        let Some(exchange) = self.exchanges.at(key) else { return };
         exchange.timing.answered = now;
         exchange.timing.own = self.batches.cost(exchange.attached_in).min(now.since(exchange.timing.attached));
         exchange.activity = now;

@@ -41,6 +41,17 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         }
     }
 
+    /// The deadlines in force have changed: shorter ones hold at once, for what waits already too.
+    pub(crate) fn arm_all(&mut self) {
+        for index in 0..self.conns.len() as u32 {
+            self.arm_conn(index);
+        }
+        let keys: Vec<Key> = self.exchanges.keys().collect();
+        for key in keys {
+            self.arm_exchange(key.index);
+        }
+    }
+
     /// Runs what is due.
     pub(crate) fn expire(&mut self) {
         while let Some(TimerKey { slot, at }) = self.timers.expire(self.now) {
@@ -132,6 +143,11 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 self.detach(key, end);
                 self.reply(key, Reply::Refuse(refusal));
             }
+            Phase::Attached if exchange.parked_upstream.is_some() && !total => {
+                // It was to be answered by now by where it waited.
+                self.detach(key, AttemptEnd::Abandoned);
+                self.reply(key, Reply::Refuse(Refusal::ParkTimeout));
+            }
             Phase::Attached => {
                 let late = !exchange.is_asked() && !total;
                 let refusal = match (late, total) {
@@ -182,6 +198,7 @@ fn exchange_due<T>(exchange: &Exchange<T>, timeouts: &Timeouts) -> (Time, bool) 
         (_, Phase::Waiting { since }) => {
             since + exchange.target.as_ref().map_or(Duration::MAX, |target| target.connect_timeout)
         }
+        (_, Phase::Attached) if let Some(until) = exchange.parked_upstream => until,
         (_, Phase::Attached) if exchange.is_asked() => {
             let from = exchange.timing.attached.max(exchange.activity);
             from + exchange.target.as_ref().map_or(Duration::MAX, |target| target.response_timeout)

@@ -218,6 +218,8 @@ impl<T: Default> Exchange<T> {
             attempt: 0,
             attached_in: 0,
             accepted: false,
+            parked_upstream: None,
+            told: false,
             tunnel: false,
             status: 0,
             refusal: None,
@@ -246,6 +248,8 @@ impl<T: Default> Exchange<T> {
         self.is_tls = false;
         self.attempt = 0;
         self.accepted = false;
+        self.parked_upstream = None;
+        self.told = false;
         self.tunnel = false;
         self.status = 0;
         self.refusal = None;

@@ -57,6 +57,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     /// Ends the attempt under way, if there is one: its stream, its place in a queue.
     pub(crate) fn detach(&mut self, key: Key, end: AttemptEnd) {
         let now = self.now;
+        self.unpark_upstream(key);
         let Some(exchange) = self.exchanges.at(key) else { return };
         let Some(target) = exchange.target.take() else { return };
         let waiting = matches!(exchange.phase, Phase::Waiting { .. });
@@ -172,24 +173,6 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         if conn.active() == 0 && conn.stage == Stage::Open {
             conn.since = now;
             self.arm_conn(id.index() as u32);
-        }
-    }
-
-    /// An exchange leaves its parking place by itself.
-    pub(crate) fn leave_parking(&mut self, key: Key, place: crate::policy::ParkKey) {
-        self.unpark(key, place);
-        let exchanges = &mut self.exchanges;
-        let Some(parking) = self.parked.get_mut(&place) else { return };
-        parking.left += 1;
-        if parking.left * 2 > parking.keys.len() {
-            parking.keys.retain(|&key| {
-                let phase = exchanges.at(key).map(|exchange| exchange.phase);
-                matches!(phase, Some(Phase::Parked { key: at, .. }) if at == place)
-            });
-            parking.left = 0;
-        }
-        if parking.keys.is_empty() {
-            self.parked.remove(&place);
         }
     }
 
@@ -329,15 +312,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 self.close(id);
             }
             (true, false, false) => {
-                // A client may end its side and still want its answer. One that waits for an application to appear has
-                // most likely left, and frees its place; a connection to one that runs is there in a moment.
-                let key = self.conn(id).and_then(|conn| conn.bound_at(0));
-                let parked = key
-                    .and_then(|key| self.exchanges.at(key))
-                    .is_some_and(|exchange| matches!(exchange.phase, Phase::Parked { .. }));
-                if parked {
-                    self.abandon(id);
-                    self.close(id);
+                if let Some(key) = self.conn(id).and_then(|conn| conn.bound_at(0)) {
+                    self.leave_if_ended(key);
                 }
             }
             (false, true, _) => self.close(id),
@@ -390,22 +366,29 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             .collect()
     }
 
-    /// Ends the chosen exchanges now: before their response has begun with an answer, after it by cutting it.
+    /// Ends the chosen exchanges now, those that wait too: before their response has begun with an answer, after it by
+    /// cutting it.
     pub(crate) fn cut(&mut self, chosen: impl Fn(&P::Ticket) -> bool) {
         let keys: Vec<Key> = self.exchanges.keys().collect();
         for key in keys {
             let Some(exchange) = self.exchanges.at(key) else { continue };
-            let attached = matches!(exchange.phase, Phase::Attached | Phase::Answering | Phase::Waiting { .. });
-            if !attached || !chosen(&exchange.ticket) {
+            if !chosen(&exchange.ticket) {
                 continue;
             }
             if let Origin::Question { .. } = exchange.origin {
                 // Those who wait for its answer must not wait for ever.
                 self.fail_attempt(key, AttemptEnd::Abandoned, Refusal::Draining);
-            } else if exchange.phase == Phase::Answering || exchange.down.is_none() {
-                self.finish(key, Outcome::Cut);
-            } else {
-                self.reply(key, Reply::Refuse(Refusal::Draining));
+                continue;
+            }
+            match exchange.phase {
+                Phase::Answering => self.finish(key, Outcome::Cut),
+                Phase::Attached | Phase::Waiting { .. } => self.reply(key, Reply::Refuse(Refusal::Draining)),
+                Phase::Parked { key: place, .. } => {
+                    self.leave_parking(key, place);
+                    self.reply(key, Reply::Refuse(Refusal::Draining));
+                }
+                // On its way to one of those, or has its answer.
+                Phase::Routing | Phase::Replying => {}
             }
         }
     }
@@ -435,16 +418,9 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         }
     }
 
-    /// Everything is cut at the end of a drain, what is parked too.
+    /// Everything is cut at the end of a drain.
     pub(crate) fn cut_all(&mut self) {
         self.cut(|_| true);
-        let keys: Vec<Key> = self.exchanges.keys().collect();
-        for key in keys {
-            if let Some(Phase::Parked { key: place, .. }) = self.exchanges.at(key).map(|exchange| exchange.phase) {
-                self.leave_parking(key, place);
-                self.reply(key, Reply::Refuse(Refusal::Draining));
-            }
-        }
         self.run_todo();
         self.flush_dirty();
     }

@@ -32,11 +32,11 @@ pub(crate) enum Phase {
         since: Time,
         until: Time,
         refusal: Refusal,
+        /// What it holds, or may come to hold.
+        bytes: usize,
     },
     /// Waits for a connection to its target.
-    Waiting {
-        since: Time,
-    },
+    Waiting { since: Time },
     /// With an upstream; no response yet.
     Attached,
     /// The response's head has been sent.
@@ -83,6 +83,10 @@ pub(crate) struct Exchange<T> {
     pub attached_in: u64,
     /// Whether the upstream may have begun to process it.
     pub accepted: bool,
+    /// Its upstream says that it waits there: until when, at the latest.
+    pub parked_upstream: Option<Time>,
+    /// Whoever asked was told that it waits.
+    pub told: bool,
     /// A successful CONNECT or upgrade.
     pub tunnel: bool,
     pub status: u16,

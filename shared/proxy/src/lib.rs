@@ -18,6 +18,7 @@ mod handshake;
 mod hash;
 mod limits;
 pub mod log;
+mod parking;
 mod plane;
 mod policy;
 pub mod proxy_protocol;
@@ -35,8 +36,8 @@ pub use fleet::{Blueprint, Fleet};
 pub use limits::{Limits, Timeouts};
 pub use plane::{Chosen, Command, Listed, Plane, Seat, Visit};
 pub use policy::{
-    AttemptEnd, BodyFilter, Credentials, Decision, Judgement, Outcome, ParkKey, Policy, Protocol, Record, Reply,
-    Request, Target, Timing,
+    AttemptEnd, BodyFilter, Credentials, Decision, Interim, Judgement, Outcome, ParkKey, Policy, Protocol, Record,
+    Reply, Request, Target, Timing,
 };
 pub use refusal::{Explanation, Refusal};
 pub use stats::{Cell, Stats};

@@ -9,6 +9,16 @@ pub struct Limits {
     pub connections_max: usize,
     /// Exchanges of one worker. Past it a request is answered 503 before it costs more.
     pub exchanges_max: usize,
+    /// Requests that may be parked at once. Past it one is answered 503 with Retry-After: whatever they wait for, a crowd must not
+    /// take the places of those that can be served.
+    pub parked_max: usize,
+    /// Octets that parked requests may hold together: heads, and what of a body has come or may still come before it is held
+    /// back. Clients that upload to something that does not appear.
+    pub parked_bytes_max: usize,
+    /// The longest that an upstream's word holds that a request waits there. A host that says it for ever.
+    pub upstream_park_max: Duration,
+    /// How much longer than it said an upstream may take to answer a request that waited there: its answer has to get here.
+    pub upstream_park_margin: Duration,
     /// Octets that wait to be sent on one connection while a send is in flight. What exceeds it stays with its source.
     pub out_bytes_max: usize,
     /// The same on a connection to an upstream. These are few and carry the bodies of many: with more room an upload goes
@@ -47,6 +57,10 @@ impl Default for Limits {
         Limits {
             connections_max: 200_000,
             exchanges_max: 100_000,
+            parked_max: 20_000,
+            parked_bytes_max: 128 * 1024 * 1024,
+            upstream_park_max: Duration::from_secs(900),
+            upstream_park_margin: Duration::from_secs(5),
             out_bytes_max: 64 * 1024,
             up_out_bytes_max: 256 * 1024,
             held_bytes_max: 64 * 1024,

@@ -53,6 +53,19 @@ pub trait Policy: Sized + 'static {
     /// An attempt is over: its upstream stream has ended, or never began.
     fn attempt_ended(&mut self, ticket: &mut Self::Ticket, end: AttemptEnd, now: Time);
 
+    /// The request begins to wait, for so long at most, or (`None`) it goes on: fills the head of an interim response that tells
+    /// whoever sent it. `false`: nobody is told.
+    fn tell(&mut self, ticket: &mut Self::Ticket, waits: Option<Duration>, head: &mut Head) -> bool {
+        let _ = (ticket, waits, head);
+        false
+    }
+
+    /// An interim response's head as it came from upstream. Reserved fields are taken out of what passes.
+    fn interim(&mut self, ticket: &mut Self::Ticket, response: &Head) -> Interim {
+        let _ = (ticket, response);
+        Interim::Pass
+    }
+
     /// The final response's head as it came from upstream: clean it, or call it a refusal of the attempt.
     fn judge(&mut self, ticket: &mut Self::Ticket, response: &mut Head) -> Judgement;
 
@@ -198,6 +211,18 @@ pub enum Judgement {
     Pass,
     /// The upstream's own refusal, marked as such: the request was not begun.
     Refused,
+}
+
+/// What an interim response is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interim {
+    /// For the client.
+    Pass,
+    /// Word between our own: the request waits at the upstream, for so long at most. It is not begun, and it may still be
+    /// refused.
+    Parked(Duration),
+    /// And now it goes on.
+    Resumed,
 }
 
 /// How an exchange ended, for logs and metrics.

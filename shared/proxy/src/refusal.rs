@@ -37,6 +37,8 @@ pub enum Refusal {
     ParkTimeout,
     /// Too many wait already.
     QueueFull,
+    /// This worker has as many waiting as it may.
+    ParkingFull,
     /// The upstream refused it, each time.
     Refused,
     /// Not an owner of the application: only between agents and edges.
@@ -62,7 +64,7 @@ pub struct Explanation {
 
 impl Refusal {
     /// One of each, for tables of counters.
-    pub const ALL: [Refusal; 20] = [
+    pub const ALL: [Refusal; 21] = [
         Refusal::BadRequest { status: 400 },
         Refusal::BadAuthority,
         Refusal::NoSuchApp,
@@ -78,6 +80,7 @@ impl Refusal {
         Refusal::RequestTimeout,
         Refusal::ParkTimeout,
         Refusal::QueueFull,
+        Refusal::ParkingFull,
         Refusal::Refused,
         Refusal::NotOwner,
         Refusal::Draining,
@@ -171,6 +174,12 @@ impl Refusal {
                 "queue_full",
                 "Too many requests wait for this application",
                 "It is starting, moving or busy. Try again.",
+            ),
+            Refusal::ParkingFull => (
+                503,
+                "parking_full",
+                "Too many requests wait",
+                "The application is starting or moving, and this server holds as many waiting requests as it may. Try again.",
             ),
             Refusal::Refused => (
                 503,

@@ -47,6 +47,9 @@ pub struct Stats {
     pub exchanges_open: Cell,
     pub parked_open: Cell,
     pub parked: Cell,
+    pub parked_bytes: Cell,
+    pub upstream_parked: Cell,
+    pub upstream_parked_open: Cell,
     pub retries: Cell,
     pub questions: Cell,
     pub tunnels: Cell,
@@ -101,6 +104,11 @@ impl Samples for Stats {
         plain("exchanges_open", "Requests under way now.", Gauge, &self.exchanges_open);
         plain("parked", "Requests parked now.", Gauge, &self.parked_open);
         plain("parked_total", "Times a request was parked.", Counter, &self.parked);
+        plain("parked_bytes", "Octets that parked requests hold or may come to hold.", Gauge, &self.parked_bytes);
+        let help = "Requests that wait at their upstream now, by its word.";
+        plain("upstream_parked", help, Gauge, &self.upstream_parked_open);
+        let help = "Requests that waited at their upstream.";
+        plain("upstream_parked_total", help, Counter, &self.upstream_parked);
         plain("retries_total", "Requests sent again, provably unprocessed before.", Counter, &self.retries);
         plain("questions_total", "Probes sent.", Counter, &self.questions);
         plain("tunnels_total", "Upgrades and CONNECTs that became tunnels.", Counter, &self.tunnels);

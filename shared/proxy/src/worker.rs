@@ -5,7 +5,7 @@
 //! that nothing recurses.
 //!
 //! The worker is one struct; what it does is told in files of one idea each: `downstream` (accepting, requests), `attempt`
-//! (routing, parking, responses, trying again), `upstream` (connections to targets), `relay` (bodies), `ending` (how things
+//! (routing, responses, trying again), `parking` (what waits), `upstream` (connections to targets), `relay` (bodies), `ending` (how things
 //! end), `deadlines`, `wire` (bytes in and out of a connection, TLS).
 
 use std::collections::{HashMap, VecDeque};
@@ -21,6 +21,7 @@ use crate::conn::{Conn, Stage};
 use crate::exchange::{Exchange, Exchanges, Key};
 use crate::hash::KeyHash;
 use crate::limits::{Limits, Timeouts};
+use crate::parking::Parkings;
 use crate::plane::{Command, Seat};
 use crate::policy::{ParkKey, Policy};
 use crate::stats::Stats;
@@ -82,14 +83,6 @@ pub(crate) struct ListenerState {
     pub id: Option<ListenerId>,
 }
 
-/// Who waits at one parking place, in the order they came.
-#[derive(Debug, Default)]
-pub(crate) struct Parking {
-    pub keys: Vec<Key>,
-    /// How many of them have left. They are taken out together, so that a crowd whose time is up costs what it is large.
-    pub left: usize,
-}
-
 /// Buffers that came back, kept for reuse: the last one first, whose memory is still warm.
 #[derive(Debug, Default)]
 pub(crate) struct Spares {
@@ -138,7 +131,7 @@ pub struct Worker<D: Driver, P: Policy> {
     /// Exchanges that are over, kept for their memory.
     pub(crate) spares: Vec<Box<Exchange<P::Ticket>>>,
     pub(crate) upstreams: HashMap<u64, Upstream, KeyHash>,
-    pub(crate) parked: HashMap<ParkKey, Parking, KeyHash>,
+    pub(crate) parked: Parkings,
     pub(crate) timers: Timers<TimerKey>,
     /// Send buffers that came back.
     pub(crate) buffers: Spares,
@@ -207,7 +200,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             exchanges: Exchanges::new(),
             spares: Vec::new(),
             upstreams: HashMap::default(),
-            parked: HashMap::default(),
+            parked: Parkings::default(),
             timers: Timers::new(now),
             buffers: Spares::default(),
             dirty: Vec::new(),
@@ -303,9 +296,12 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         if self.seat.version() != self.version {
             let (version, snapshot) = self.seat.latest();
             self.version = version;
-            self.timeouts = self.policy.published(&snapshot);
+            let timeouts = self.policy.published(&snapshot);
             self.snapshot = snapshot;
             self.stats.publications.add(1);
+            if std::mem::replace(&mut self.timeouts, timeouts) != timeouts {
+                self.arm_all();
+            }
             self.resume_ready();
             self.resume_handshakes();
             self.run_todo();
@@ -324,7 +320,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     /// Routes again what is parked and may go on under the new snapshot.
     fn resume_ready(&mut self) {
         let snapshot = Arc::clone(&self.snapshot);
-        let keys: Vec<ParkKey> = self.parked.keys().copied().collect();
+        let keys: Vec<ParkKey> = self.parked.keys().collect();
         for key in keys {
             if self.policy.may_resume(&snapshot, key) {
                 self.resume(key);

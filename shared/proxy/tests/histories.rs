@@ -93,6 +93,7 @@ fn house(seed: u64, faults: Faults) -> House {
     for key in 0..2 {
         let mut scene = scene(&mut rng, origin_places.clone(), timeouts());
         scene.refuse = if rng.bool() { 0 } else { rng.u32(0..300) };
+        scene.tell = rng.bool();
         scenes.push(scene.clone());
         let (_, addr) = world.proxy(scene, &limits, rng.u64(..));
         agent_places.push(Place { response_timeout: Duration::from_secs(18), ..Place::agent(key, addr) });

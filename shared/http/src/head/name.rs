@@ -101,7 +101,7 @@ names! {
     SteadyProbe = "steady-probe",
     SteadyRefused = "steady-refused",
     SteadyTiming = "steady-timing",
-    SteadyAccepted = "steady-accepted",
+    SteadyParked = "steady-parked",
 }
 
 /// Where the search for a name begins in [`INDEX`]: a cheap mix of its length and three of its octets.

@@ -11,5 +11,6 @@ mod pressure;
 mod retries;
 mod tls;
 mod tunnels;
+mod waiting;
 #[path = "../world/mod.rs"]
 mod world;

@@ -290,6 +290,9 @@ impl App for Clients {
                 let want = &mut self.wants[index];
                 want.interims += 1;
                 let own = head.get_named(b"x-id").is_none_or(|id| id == want.plan.id.to_string().as_bytes());
+                if head.fields().any(|field| field.name.starts_with(b"steady-")) {
+                    self.wrong.push(format!("request {} is told what is between the workers", want.plan.id));
+                }
                 if !own {
                     self.wrong.push(format!("request {} has the interim answer of another", want.plan.id));
                 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use steady_http::{Head, Method};
 use steady_proxy::{
-    AttemptEnd, BodyFilter, Credentials, Decision, Judgement, ParkKey, Policy, Protocol, Record, Refusal, Reply,
-    Request, Target, Timeouts, Timing,
+    AttemptEnd, BodyFilter, Credentials, Decision, Interim, Judgement, ParkKey, Policy, Protocol, Record, Refusal,
+    Reply, Request, Target, Timeouts, Timing,
 };
 use steady_ring::{Addr, Time};
 
@@ -33,6 +33,8 @@ pub struct Scene {
     pub live: bool,
     /// Whether each octet of a response's body is sent twice.
     pub echo: bool,
+    /// Whether it says in an interim response that a request is parked.
+    pub tell: bool,
     pub credentials: Credentials,
 }
 
@@ -98,6 +100,7 @@ impl Scene {
             ask_for: Duration::from_millis(500),
             live: true,
             echo: false,
+            tell: false,
             credentials: Credentials::Refused,
         }
     }
@@ -179,11 +182,18 @@ pub struct TestPolicy {
     rng: fastrand::Rng,
     asking: HashMap<ParkKey, bool>,
     echo: bool,
+    tell: bool,
 }
 
 impl TestPolicy {
     pub fn new(seed: u64) -> TestPolicy {
-        TestPolicy { ledger: Rc::default(), rng: fastrand::Rng::with_seed(seed), asking: HashMap::new(), echo: false }
+        TestPolicy {
+            ledger: Rc::default(),
+            rng: fastrand::Rng::with_seed(seed),
+            asking: HashMap::new(),
+            echo: false,
+            tell: false,
+        }
     }
 
     pub fn ledger(&self) -> Rc<RefCell<Ledger>> {
@@ -224,6 +234,7 @@ impl Policy for TestPolicy {
 
     fn published(&mut self, scene: &Scene) -> Timeouts {
         self.echo = scene.echo;
+        self.tell = scene.tell;
         scene.timeouts
     }
 
@@ -316,6 +327,22 @@ impl Policy for TestPolicy {
         }
         assert!(std::mem::take(&mut ticket.forwarded), "an attempt ends once");
         *self.ledger.borrow_mut().ends.entry(name(end)).or_default() += 1;
+    }
+
+    fn tell(&mut self, ticket: &mut Ticket, waits: Option<Duration>, head: &mut Head) -> bool {
+        assert!(ticket.parked.is_some() == waits.is_some() && ticket.forwarded == waits.is_none());
+        head.reset_to_status(102);
+        let millis = waits.map_or(0, |waits| waits.as_millis() + 1);
+        head.push(b"steady-parked", millis.to_string().as_bytes());
+        self.tell
+    }
+
+    fn interim(&mut self, _: &mut Ticket, response: &Head) -> Interim {
+        match response.get_named(b"steady-parked").map(|millis| std::str::from_utf8(millis).unwrap().parse().unwrap()) {
+            None => Interim::Pass,
+            Some(0) => Interim::Resumed,
+            Some(millis) => Interim::Parked(Duration::from_millis(millis)),
+        }
     }
 
     fn judge(&mut self, ticket: &mut Ticket, response: &mut Head) -> Judgement {

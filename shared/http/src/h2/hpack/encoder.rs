@@ -72,7 +72,7 @@ const PLAIN: [Name; 26] = [
     Name::Tracestate,
     Name::XForwardedFor,
     Name::XRequestId,
-    Name::SteadyAccepted,
+    Name::SteadyParked,
     Name::SteadyProbe,
     Name::SteadyRefused,
     Name::SteadyTiming,

@@ -8,8 +8,8 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
-/// Growth past which a case fails.
-pub(crate) const GROWTH_MAX: f64 = 0.03;
+/// Growth past which a case fails, in per cent.
+pub(crate) const GROWTH_PERCENT_MAX: u64 = 3;
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Baseline {
@@ -66,9 +66,9 @@ impl fmt::Display for Verdict {
 pub(crate) fn compare(before: Option<u64>, now: u64) -> Verdict {
     let Some(before) = before.filter(|before| *before > 0) else { return Verdict::New };
     let change = now as f64 / before as f64 - 1.0;
-    if change > GROWTH_MAX {
+    if now * 100 > before * (100 + GROWTH_PERCENT_MAX) {
         Verdict::Grown(change)
-    } else if change < -GROWTH_MAX {
+    } else if now * 100 < before * (100 - GROWTH_PERCENT_MAX) {
         Verdict::Fallen(-change)
     } else {
         Verdict::Same

@@ -112,7 +112,7 @@ fn guard(args: &Args, cases: &[Case]) -> Result<bool, String> {
     } else if !fine {
         eprintln!(
             "\nA case has grown by more than {} %. If that is meant: .ci/guard --update \"the reason\", and commit the baseline.",
-            baseline::GROWTH_MAX * 100.0
+            baseline::GROWTH_PERCENT_MAX
         );
     }
     Ok(fine)

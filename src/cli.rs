@@ -73,6 +73,10 @@ pub enum Command {
     Logs(LogsArgs),
     /// Move an application to another host without losing a request
     Move(MoveArgs),
+    /// List the requests under way, the oldest first; end one of them
+    Requests(RequestsArgs),
+    /// Follow the requests of an application closely: attempts, probes, waiting, where the time went
+    Trace(TraceArgs),
     /// Remove an application
     #[command(visible_alias = "remove")]
     Rm(RmArgs),
@@ -183,7 +187,7 @@ pub struct LogsArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  steady move shop --to h2\n\nReturns when the move is complete. If it fails before the hand-over, the application stays where it was."
+    after_help = "Examples:\n  steady move shop --to h2\n  steady move shop --to h2 --force     its host is dead and will not come back by itself\n\nReturns when the move is complete. If it fails before the hand-over, the application stays where it was."
 )]
 pub struct MoveArgs {
     pub name: String,
@@ -191,6 +195,77 @@ pub struct MoveArgs {
     /// The host that it goes to (see `steady hosts`)
     #[arg(long, value_name = "HOST")]
     pub to: String,
+
+    /// Do not wait for a host that is down: what an exclusive application had written there and nowhere else is lost, and
+    /// the host must not come back with its network cut (docs/moves.md)
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  steady requests                                  the oldest hundred of all
+  steady requests shop --older 30s                 what hangs
+  steady requests --cut 4f6a0c7e2b9d4a1e           end it: 503, or cut off where the answer has begun
+
+STATE is parked (waits for the application), connecting, waiting (for the answer), answering, or replying (from here).
+The id is the X-Request-Id that the application and both logs have.")]
+pub struct RequestsArgs {
+    /// Only those of this application
+    pub name: Option<String>,
+
+    /// Only those that go to this host
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<String>,
+
+    /// Only those that are under way for longer (10s, 2m)
+    #[arg(long, value_name = "TIME")]
+    pub older: Option<String>,
+
+    /// At most so many
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub limit: u32,
+
+    /// End the request with this id
+    #[arg(long, value_name = "ID", conflicts_with_all = ["name", "host", "older"])]
+    pub cut: Option<String>,
+
+    /// Ask this host's agent instead of the edge
+    #[arg(long, value_name = "HOST", conflicts_with = "host")]
+    pub at: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  steady trace shop                                its next hundred requests, within a minute
+  steady trace shop --client 203.0.113.7 --for 10m
+  steady trace shop --at h1                        as its host sees them
+
+A request is shown when it is over. Names of header fields are shown, never their values. Ctrl-C ends the trace.")]
+pub struct TraceArgs {
+    pub name: String,
+
+    /// Only the request with this id
+    #[arg(long, value_name = "ID")]
+    pub id: Option<String>,
+
+    /// Only requests from this address
+    #[arg(long, value_name = "IP")]
+    pub client: Option<std::net::IpAddr>,
+
+    /// For how long, an hour at most
+    #[arg(long = "for", default_value = "60s", value_name = "TIME")]
+    pub time: String,
+
+    /// End after so many, a thousand at most
+    #[arg(long, short = 'n', default_value_t = 100, value_name = "N")]
+    pub requests: u32,
+
+    /// Ask this host's agent instead of the edge
+    #[arg(long, value_name = "HOST", conflicts_with = "client")]
+    pub at: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -177,7 +177,7 @@ impl Lines {
     }
 
     /// The next line without its end; the last one may lack it. Empty lines are skipped.
-    async fn next(&mut self, client: &Client) -> Result<Option<String>, Error> {
+    pub async fn next(&mut self, client: &Client) -> Result<Option<String>, Error> {
         loop {
             if let Some(end) = self.pending.iter().position(|&byte| byte == b'\n') {
                 let line: Vec<u8> = self.pending.drain(..=end).collect();

@@ -1,5 +1,7 @@
 //! The commands that are clients of the private API: ask, show, and nothing else.
 
+mod watch;
+
 use std::io;
 use std::time::Duration;
 
@@ -26,6 +28,8 @@ pub fn run(reach: &Reach, json: bool, command: Command) -> Result<(), Error> {
             Command::Hosts => hosts(&Client::reach(reach)?, out).await,
             Command::Logs(args) => logs(&Client::reach(reach)?, out, &args).await,
             Command::Move(args) => move_app(&Client::reach(reach)?, out, &args).await,
+            Command::Requests(args) => watch::requests(&Client::reach(reach)?, out, &args).await,
+            Command::Trace(args) => watch::trace(&Client::reach(reach)?, out, &args).await,
             Command::Rm(args) => rm(&Client::reach(reach)?, out, &args).await,
             Command::Status => status(&Client::reach(reach)?, out).await,
             Command::Up(_) | Command::Lb(_) | Command::Agent(_) => {
@@ -78,8 +82,11 @@ pub async fn send_deploy(
 }
 
 async fn move_app(client: &Client, out: Out, args: &MoveArgs) -> Result<(), Error> {
-    let request =
-        client.request(Method::POST, &format!("{}/move", app_path(&args.name)?)).json(&json!({"to": args.to}));
+    let mut body = json!({"to": args.to});
+    if args.force {
+        body["force"] = true.into();
+    }
+    let request = client.request(Method::POST, &format!("{}/move", app_path(&args.name)?)).json(&body);
     if !out.json {
         show::line(&format!("Moving {} to {}", out.style.strong(&args.name), args.to))?;
     }
@@ -255,11 +262,11 @@ fn show_step(out: Out, value: &Value) -> Result<(), Error> {
     show::step(value, out.style).map_or(Ok(()), |text| show::line(&text))
 }
 
-fn document(value: &Value) -> Result<(), Error> {
+pub fn document(value: &Value) -> Result<(), Error> {
     show::line(&format!("{value:#}"))
 }
 
-fn bytes(count: usize) -> String {
+pub fn bytes(count: usize) -> String {
     match count {
         0..1024 => format!("{count} B"),
         1024..1_048_576 => format!("{:.1} KiB", count as f64 / 1024.0),

@@ -77,6 +77,14 @@ async fn answer(State(seen): State<Seen>, request: Request) -> Response {
         "POST /v1/apps/cut/move" => steps(&[json!({"step": "record", "ms": 1})]),
         "POST /v1/apps/busy/move" => problem(StatusCode::CONFLICT, "Conflict", "busy is moving already: wait for it"),
         "DELETE /v1/apps/shop" => steps(&[json!({"done": true, "ms": 5, "app": null})]),
+        "POST /v1/apps/dead/move" => {
+            let forced =
+                seen.lock().unwrap().last().is_some_and(|(_, body)| body.windows(12).any(|it| it == b"\"force\":true"));
+            match forced {
+                true => steps(&[json!({"done": true, "ms": 5, "app": app("dead", "h2")})]),
+                false => problem(StatusCode::CONFLICT, "it cannot be moved", "its host is down: repeat with --force"),
+            }
+        }
         "GET /v1/apps/shop/logs?lines=2&follow=false" => "one\ntwo\n".into_response(),
         _ => problem(StatusCode::NOT_FOUND, "Not Found", "there is no such application; `steady apps` lists them"),
     }
@@ -234,4 +242,11 @@ fn help_teaches_with_examples_and_names_the_exit_codes() {
         expect(&steady().args([command, "--help"]).output().unwrap(), 0, &["Example"]);
     }
     assert_eq!(steady().arg("nonsense").output().unwrap().status.code(), Some(2));
+}
+
+#[test]
+fn a_move_is_forced_only_when_told() {
+    let edge = FakeEdge::start();
+    expect(&edge.run(&["move", "dead", "--to", "h2"]), 5, &["--force"]);
+    expect(&edge.run(&["move", "dead", "--to", "h2", "--force"]), 0, &["dead runs on h2"]);
 }

@@ -1,5 +1,7 @@
 //! The agent's private API (docs/api.md, "The agent"): JSON over HTTP/1.1, a bearer token, problem+json errors.
 
+mod exchanges;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -81,6 +83,9 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/apps/{name}/drain", post(drain))
         .route("/v1/apps/{name}/restart", post(restart))
         .route("/v1/apps/{name}/logs", get(logs))
+        .route("/v1/exchanges", get(exchanges::list))
+        .route("/v1/exchanges/{id}", delete(exchanges::cut))
+        .route("/v1/trace", post(exchanges::trace))
         .layer(DefaultBodyLimit::max(json_max))
         .route("/v1/bundles/{digest}", put(put_bundle).get(has_bundle))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), check_token));

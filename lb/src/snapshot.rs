@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use steady_proxy::registry::Oversight;
 use steady_proxy::sample::Samples;
 use steady_table::Routes;
 
@@ -104,4 +105,9 @@ pub trait Plane: Send + Sync {
 
     /// Counters for the metrics: one entry a worker.
     fn samples(&self) -> Vec<Arc<dyn Samples + Send + Sync>>;
+
+    /// The exchanges under way, for operators; `None`: there are no workers yet.
+    fn oversight(&self) -> Option<Oversight> {
+        None
+    }
 }

@@ -8,8 +8,10 @@ mod request_log;
 use std::sync::Arc;
 use std::time::Duration;
 
+use steady_proxy::registry::Oversight;
 use steady_proxy::sample::Samples;
-use steady_proxy::{Command, Fleet};
+use steady_proxy::trace::Tracer;
+use steady_proxy::{Command, Fleet, Listed};
 use tokio::sync::mpsc;
 
 pub use self::counts::View;
@@ -23,13 +25,14 @@ use crate::gate::{Apps, Notice, Plane};
 pub struct DataPlane {
     plane: steady_proxy::Plane<AgentPolicy>,
     ledger: Ledger,
+    tracer: Arc<Tracer>,
 }
 
 impl DataPlane {
     /// A plane for `workers` workers, with no application yet.
     pub fn new(workers: usize) -> DataPlane {
         let plane = steady_proxy::Plane::new(workers, Arc::new(View::default()));
-        DataPlane { plane, ledger: Ledger::new(workers) }
+        DataPlane { plane, ledger: Ledger::new(workers), tracer: Arc::default() }
     }
 
     /// Starts the workers. What they have to tell goes to `notices`.
@@ -45,9 +48,10 @@ impl DataPlane {
     ) -> std::io::Result<Fleet> {
         let writers: Vec<_> = (0..self.plane.seats()).map(|_| log.map(|sink| sink.writer())).collect();
         let writers = Arc::new(std::sync::Mutex::new(writers));
+        let tracer = Arc::clone(&self.tracer);
         Fleet::start(&self.plane, blueprint, move |worker| {
             let writer = writers.lock().ok().and_then(|mut writers| writers.get_mut(worker)?.take());
-            AgentPolicy::new(worker, notices.clone(), timeouts, writer)
+            AgentPolicy::new(worker, notices.clone(), timeouts, writer, Arc::clone(&tracer))
         })
     }
 
@@ -81,7 +85,7 @@ impl Plane for DataPlane {
     fn cut(&self, app: &str) {
         let name: Arc<str> = app.into();
         // A full queue empties within a batch of the worker.
-        while !self.plane.command(&Command::Cut(cut_chooser(&name))) {
+        while !self.plane.command(&Command::Inspect(cut_chooser(&name))) {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -99,9 +103,13 @@ impl Plane for DataPlane {
     fn samples(&self) -> Vec<Arc<dyn Samples + Send + Sync>> {
         self.plane.stats().into_iter().map(|stats| stats as Arc<dyn Samples + Send + Sync>).collect()
     }
+
+    fn oversight(&self) -> Option<Oversight> {
+        Some(Oversight { registry: Arc::new(self.plane.clone()), tracer: Arc::clone(&self.tracer) })
+    }
 }
 
-fn cut_chooser(name: &Arc<str>) -> steady_proxy::Chosen<policy::Ticket> {
+fn cut_chooser(name: &Arc<str>) -> steady_proxy::Look<policy::Ticket> {
     let name = Arc::clone(name);
-    Arc::new(move |ticket: &policy::Ticket| ticket.is_for(&name))
+    Arc::new(move |listed: &Listed<'_, policy::Ticket>| listed.ticket.is_for(&name))
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use steady_http::{Head, Method, Name};
 use steady_proxy::log::LogWriter;
+use steady_proxy::trace::{Story, Tracer};
 use steady_proxy::{
     AttemptEnd, Credentials, Decision, Judgement, ParkKey, Policy, Record, Refusal, Reply, Request, Target, Timeouts,
     Timing,
@@ -36,6 +37,7 @@ pub struct AgentPolicy {
     /// Parking places, by key.
     places: HashMap<ParkKey, Arc<str>>,
     log: Option<LogWriter>,
+    tracer: Arc<Tracer>,
     scratch: Vec<u8>,
 }
 
@@ -62,6 +64,8 @@ pub struct Ticket {
     parked: Option<Rc<Local>>,
     /// The deadline of its first parking, which later ones keep.
     until: Option<Time>,
+    /// What happened to it, when it is traced.
+    story: Option<Box<Story>>,
 }
 
 impl Ticket {
@@ -81,6 +85,7 @@ impl AgentPolicy {
         notices: mpsc::Sender<Notice>,
         timeouts: Timeouts,
         log: Option<LogWriter>,
+        tracer: Arc<Tracer>,
     ) -> AgentPolicy {
         AgentPolicy {
             worker,
@@ -89,6 +94,7 @@ impl AgentPolicy {
             apps: HashMap::new(),
             places: HashMap::new(),
             log,
+            tracer,
             scratch: Vec::new(),
         }
     }
@@ -151,6 +157,35 @@ impl AgentPolicy {
         }
     }
 
+    fn resolve(&mut self, request: &mut Request<'_, Ticket>) -> Decision {
+        // The application as this publication has it, whatever an earlier one said.
+        let local = request.ticket.app().and_then(|name| self.apps.get(name)).map(Rc::clone);
+        let Some(local) = local else { return Self::refuse(b"unknown") };
+        request.ticket.app = Some(Rc::clone(&local));
+        let app = &local.seen.app;
+        if request.ticket.generation > app.generation {
+            // This host is behind the edge: control will catch up, and publish.
+            return self.park(&local, request, Refusal::ParkTimeout);
+        }
+        match app.role {
+            Role::Owner | Role::Incoming => self.use_process(&local, request),
+            Role::Draining => Self::refuse(b"draining"),
+            Role::Absent => Self::refuse(b"absent"),
+        }
+    }
+
+    /// Adds the decision to the request's story, if it has one.
+    fn trace(&self, request: &mut Request<'_, Ticket>, decision: &Decision) {
+        let now = request.now;
+        if request.ticket.story.is_none() {
+            let subject = Self::subject(request.head, request.ticket);
+            request.ticket.story = self.tracer.begin(subject, request.head, request.peer, now);
+        }
+        if let Some(story) = &mut request.ticket.story {
+            story.routed(decision, "", now);
+        }
+    }
+
     /// Whether the edge's probe is answered "live": this host owns the application and accepts, asleep included.
     fn is_live(&self, ticket: &Ticket) -> bool {
         let Some(local) = &ticket.app else { return false };
@@ -206,20 +241,9 @@ impl Policy for AgentPolicy {
     }
 
     fn route(&mut self, _: &View, request: &mut Request<'_, Ticket>) -> Decision {
-        // The application as this publication has it, whatever an earlier one said.
-        let local = request.ticket.app().and_then(|name| self.apps.get(name)).map(Rc::clone);
-        let Some(local) = local else { return Self::refuse(b"unknown") };
-        request.ticket.app = Some(Rc::clone(&local));
-        let app = &local.seen.app;
-        if request.ticket.generation > app.generation {
-            // This host is behind the edge: control will catch up, and publish.
-            return self.park(&local, request, Refusal::ParkTimeout);
-        }
-        match app.role {
-            Role::Owner | Role::Incoming => self.use_process(&local, request),
-            Role::Draining => Self::refuse(b"draining"),
-            Role::Absent => Self::refuse(b"absent"),
-        }
+        let decision = self.resolve(request);
+        self.trace(request, &decision);
+        decision
     }
 
     fn may_resume(&mut self, _: &View, key: ParkKey) -> bool {
@@ -227,7 +251,10 @@ impl Policy for AgentPolicy {
         self.apps.get(name).is_none_or(|local| local.changed)
     }
 
-    fn unparked(&mut self, ticket: &mut Ticket, _: ParkKey, _: Duration) {
+    fn unparked(&mut self, ticket: &mut Ticket, _: ParkKey, waited: Duration) {
+        if let Some(story) = &mut ticket.story {
+            story.waited(waited);
+        }
         if let Some(local) = ticket.parked.take() {
             local.seen.parked.of(self.worker).sub(1);
         }
@@ -237,7 +264,10 @@ impl Policy for AgentPolicy {
 
     fn answered(&mut self, _: ParkKey, _: Option<&Head>, _: Time) {}
 
-    fn attempt_ended(&mut self, ticket: &mut Ticket, end: AttemptEnd, _: Time) {
+    fn attempt_ended(&mut self, ticket: &mut Ticket, end: AttemptEnd, now: Time) {
+        if let Some(story) = &mut ticket.story {
+            story.attempt_ended(end, now);
+        }
         let Some(local) = ticket.counted.take() else { return };
         local.seen.in_flight.of(self.worker).sub(1);
         let broken = match end {
@@ -281,11 +311,21 @@ impl Policy for AgentPolicy {
         self.scratch.clear();
         request_timing(&so_far).encode(&mut self.scratch);
         response.push_known(Name::SteadyTiming, &self.scratch);
+        if let Some(story) = &mut request.ticket.story {
+            story.answered(response, request.now);
+        }
+    }
+
+    fn subject<'r>(_: &'r Head, ticket: &'r Ticket) -> &'r [u8] {
+        ticket.app().unwrap_or_default().as_bytes()
     }
 
     fn finished(&mut self, record: &Record<'_, Ticket>) {
         if record.ticket.probe {
             return;
+        }
+        if let Some(story) = &record.ticket.story {
+            story.end(record, "");
         }
         if let Some(log) = &mut self.log {
             log.line(|out| request_log::write(out, record, &request_timing(&record.timing)));

@@ -4,6 +4,7 @@
 //! metrics is a 503 that says why, and the data path serves from its table.
 
 mod apps;
+mod exchanges;
 mod hosts;
 mod operation;
 mod problem;
@@ -19,7 +20,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, post};
+use axum::routing::{any, delete, get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
@@ -137,6 +138,9 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/hosts", get(hosts::list))
         .route("/v1/hosts/{host}", get(hosts::show))
         .route("/v1/hosts/{host}/{*rest}", any(hosts::forward))
+        .route("/v1/exchanges", get(exchanges::list))
+        .route("/v1/exchanges/{id}", delete(exchanges::cut))
+        .route("/v1/trace", post(exchanges::trace))
         .route("/v1/routes", get(routes::show).patch(routes::change))
         .fallback(nothing_here)
         .method_not_allowed_fallback(wrong_method)

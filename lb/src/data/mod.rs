@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use steady_proxy::log::{LogSink, LogWriter};
+use steady_proxy::registry::Oversight;
 use steady_proxy::sample::{Sample, Samples};
+use steady_proxy::trace::Tracer;
 use steady_proxy::{Blueprint, Command, Fleet, Stats};
 
 pub use self::policy::EdgePolicy;
@@ -26,6 +28,7 @@ pub struct DataPlane {
     stats: Vec<Arc<EdgeStats>>,
     started: OnceLock<Started>,
     waiting: Mutex<Option<Waiting>>,
+    tracer: Arc<Tracer>,
 }
 
 #[derive(Debug)]
@@ -57,7 +60,7 @@ impl DataPlane {
         let stats = (0..workers).map(|_| Arc::default()).collect();
         let writers = (0..workers).map(|_| log.map(LogSink::writer)).collect();
         let waiting = Mutex::new(Some(Waiting { blueprint, writers }));
-        DataPlane { stats, started: OnceLock::new(), waiting }
+        DataPlane { stats, started: OnceLock::new(), waiting, tracer: Arc::default() }
     }
 
     fn start(&self, snapshot: Arc<Snapshot>) -> Started {
@@ -67,10 +70,10 @@ impl DataPlane {
             return Started { plane, fleet: Err("the workers were started before".to_owned()) };
         };
         let writers = Arc::new(Mutex::new(writers));
-        let stats = self.stats.clone();
+        let (stats, tracer) = (self.stats.clone(), Arc::clone(&self.tracer));
         let fleet = Fleet::start(&plane, blueprint, move |worker| {
             let writer = writers.lock().ok().and_then(|mut writers| writers.get_mut(worker)?.take());
-            EdgePolicy::new(Arc::clone(&stats[worker]), writer)
+            EdgePolicy::new(Arc::clone(&stats[worker]), writer, Arc::clone(&tracer))
         });
         Started { plane, fleet: fleet.map_err(|error| error.to_string()) }
     }
@@ -127,5 +130,10 @@ impl Plane for DataPlane {
         let Some(started) = self.started.get() else { return Vec::new() };
         let both = |(engine, edge): (Arc<Stats>, &Arc<EdgeStats>)| Arc::new(Both(engine, Arc::clone(edge))) as Arc<_>;
         started.plane.stats().into_iter().zip(&self.stats).map(both).collect()
+    }
+
+    fn oversight(&self) -> Option<Oversight> {
+        let registry = Arc::new(self.started.get()?.plane.clone());
+        Some(Oversight { registry, tracer: Arc::clone(&self.tracer) })
     }
 }

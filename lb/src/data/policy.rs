@@ -7,6 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use steady_http::{Head, Method, Name};
 use steady_proxy::log::{LogWriter, json};
+use steady_proxy::trace::{Story, Tracer};
 use steady_proxy::{
     AttemptEnd, Credentials, Decision, Interim, Judgement, ParkKey, Policy, Protocol, Record, Refusal, Reply, Request,
     Target, Timeouts, Timing,
@@ -29,6 +30,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct EdgePolicy {
     stats: Arc<EdgeStats>,
     log: Option<LogWriter>,
+    tracer: Arc<Tracer>,
     stamps: json::Timestamps,
     rng: Rng,
     settings: Settings,
@@ -80,13 +82,16 @@ pub struct Ticket {
     until: Option<Time>,
     /// What the agent measured.
     pub(super) timing: RequestTiming,
+    /// What happened to it, when it is traced.
+    story: Option<Box<Story>>,
 }
 
 impl EdgePolicy {
-    pub(super) fn new(stats: Arc<EdgeStats>, log: Option<LogWriter>) -> EdgePolicy {
+    pub(super) fn new(stats: Arc<EdgeStats>, log: Option<LogWriter>, tracer: Arc<Tracer>) -> EdgePolicy {
         EdgePolicy {
             stats,
             log,
+            tracer,
             stamps: json::Timestamps::default(),
             rng: Rng::new(),
             settings: Settings::default(),
@@ -97,8 +102,32 @@ impl EdgePolicy {
         }
     }
 
+    fn resolve(&mut self, snapshot: &Snapshot, request: &mut Request<'_, Ticket>) -> Decision {
+        let refusal = match snapshot.routes.resolve(request.head.authority()) {
+            Resolution::App(route) => return self.place(&route, request),
+            Resolution::NoSuchApp => Refusal::NoSuchApp,
+            Resolution::NotOurs => Refusal::NotOurs,
+            Resolution::Bad => Refusal::BadAuthority,
+        };
+        Decision::Reply(Reply::Refuse(refusal))
+    }
+
+    /// Adds the decision to the request's story, if it has one.
+    fn trace(&self, request: &mut Request<'_, Ticket>, decision: &Decision) {
+        let now = request.now;
+        if request.ticket.story.is_none() {
+            let subject = Self::subject(request.head, request.ticket);
+            request.ticket.story = self.tracer.begin(subject, request.head, request.peer, now);
+        }
+        let host = request.ticket.last.and_then(|host| self.hosts.get(host.0 as usize));
+        if let Some(story) = &mut request.ticket.story {
+            story.routed(decision, host.map_or("", |entry| &*entry.name), now);
+        }
+    }
+
     /// Where a request for this application goes now.
     fn place(&mut self, route: &Route<'_>, request: &mut Request<'_, Ticket>) -> Decision {
+        request.head.set(Name::SteadyApp, route.name().as_bytes());
         if let Some(moving) = route.moving() {
             return self.place_moving(route, moving, request);
         }
@@ -110,7 +139,7 @@ impl EdgePolicy {
             // The agent knows better than this table: the next one will say where to.
             return self.park(route, request);
         }
-        self.forward(route.name(), host, generation, request)
+        self.forward(host, generation, request)
     }
 
     fn place_moving(&mut self, route: &Route<'_>, moving: Moving, request: &mut Request<'_, Ticket>) -> Decision {
@@ -124,13 +153,13 @@ impl EdgePolicy {
         let step = known.step(asked);
         request.ticket.asked = Some((place, known.answers()));
         match step {
-            Step::Old => self.forward(route.name(), moving.from, generation, request),
+            Step::Old => self.forward(moving.from, generation, request),
             Step::New => {
                 self.stats.fallbacks.add(1);
                 if request.ticket.refused == Some((moving.to, moving.generation)) {
                     return self.park(route, request);
                 }
-                self.forward(route.name(), moving.to, moving.generation, request)
+                self.forward(moving.to, moving.generation, request)
             }
             Step::Wait => self.park(route, request),
             Step::Ask => {
@@ -208,12 +237,11 @@ impl EdgePolicy {
         })
     }
 
-    fn forward(&mut self, name: &str, host: HostIndex, generation: u64, request: &mut Request<'_, Ticket>) -> Decision {
+    fn forward(&mut self, host: HostIndex, generation: u64, request: &mut Request<'_, Ticket>) -> Decision {
         let Some(target) = self.target(host, self.settings.response_timeout) else {
             return Decision::Reply(Reply::Refuse(Refusal::HostDown));
         };
         let mut digits = [0; 20];
-        request.head.set(Name::SteadyApp, name.as_bytes());
         request.head.set(Name::SteadyGeneration, steady_proxy::respond::decimal(generation, &mut digits));
         let ticket = &mut *request.ticket;
         ticket.host = Some(host);
@@ -288,13 +316,9 @@ impl Policy for EdgePolicy {
     }
 
     fn route(&mut self, snapshot: &Snapshot, request: &mut Request<'_, Ticket>) -> Decision {
-        let refusal = match snapshot.routes.resolve(request.head.authority()) {
-            Resolution::App(route) => return self.place(&route, request),
-            Resolution::NoSuchApp => Refusal::NoSuchApp,
-            Resolution::NotOurs => Refusal::NotOurs,
-            Resolution::Bad => Refusal::BadAuthority,
-        };
-        Decision::Reply(Reply::Refuse(refusal))
+        let decision = self.resolve(snapshot, request);
+        self.trace(request, &decision);
+        decision
     }
 
     fn may_resume(&mut self, snapshot: &Snapshot, key: ParkKey) -> bool {
@@ -302,8 +326,11 @@ impl Policy for EdgePolicy {
         !is_placed(&snapshot.routes, before)
     }
 
-    fn unparked(&mut self, _: &mut Ticket, _: ParkKey, waited: Duration) {
+    fn unparked(&mut self, ticket: &mut Ticket, _: ParkKey, waited: Duration) {
         self.stats.waited(waited);
+        if let Some(story) = &mut ticket.story {
+            story.waited(waited);
+        }
     }
 
     fn question(&mut self, key: ParkKey, head: &mut Head) {
@@ -325,7 +352,10 @@ impl Policy for EdgePolicy {
         if live { &self.stats.verdicts_live } else { &self.stats.verdicts_not_live }.add(1);
     }
 
-    fn attempt_ended(&mut self, ticket: &mut Ticket, end: AttemptEnd, _: Time) {
+    fn attempt_ended(&mut self, ticket: &mut Ticket, end: AttemptEnd, now: Time) {
+        if let Some(story) = &mut ticket.story {
+            story.attempt_ended(end, now);
+        }
         let Some(host) = ticket.host.take() else { return };
         if std::mem::take(&mut ticket.counted)
             && let Some(entry) = self.hosts.get_mut(host.0 as usize)
@@ -367,9 +397,20 @@ impl Policy for EdgePolicy {
             request.ticket.timing.server_timing(&mut self.scratch);
             response.push_known(Name::ServerTiming, &self.scratch);
         }
+        if let Some(story) = &mut request.ticket.story {
+            story.answered(response, request.now);
+        }
+    }
+
+    fn subject<'r>(request: &'r Head, _: &'r Ticket) -> &'r [u8] {
+        request.get(Name::SteadyApp).unwrap_or_default()
     }
 
     fn finished(&mut self, record: &Record<'_, Ticket>) {
+        if let Some(story) = &record.ticket.story {
+            let agent = &record.ticket.timing;
+            story.end(record, &format!(",\"agent_queue_us\":{},\"application_us\":{}", agent.queue, agent.application));
+        }
         let Some(log) = &mut self.log else { return };
         let host = record.ticket.last.and_then(|host| self.hosts.get(host.0 as usize));
         let host = host.map_or("", |entry| &*entry.name);

@@ -90,7 +90,7 @@ pub enum CannotMove {
     MayRun { app: AppName, host: String },
     #[error(
         "{app} is exclusive and its host {host} is down: if it came back by itself, two hosts would write its data. Make sure \
-         that the machine is off, then repeat with \"force\": true"
+         that the machine is off, then repeat with --force (\"force\": true)"
     )]
     NeedsForce { app: AppName, host: String },
     #[error("the store failed: {0}")]

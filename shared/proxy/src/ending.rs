@@ -5,7 +5,7 @@ use steady_ring::{ConnId, Driver, Time};
 
 use crate::conn::{Conn, Http, Side, Stage};
 use crate::exchange::{Key, Origin, Phase};
-use crate::plane::{Listed, Visit};
+use crate::plane::Listed;
 use crate::policy::{AttemptEnd, Outcome, Policy, Record, Reply};
 use crate::refusal::Refusal;
 use crate::relay::Way;
@@ -366,61 +366,35 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             .collect()
     }
 
-    /// Ends the chosen exchanges now, those that wait too: before their response has begun with an answer, after it by
-    /// cutting it.
-    pub(crate) fn cut(&mut self, chosen: impl Fn(&P::Ticket) -> bool) {
-        let keys: Vec<Key> = self.exchanges.keys().collect();
-        for key in keys {
-            let Some(exchange) = self.exchanges.at(key) else { continue };
-            if !chosen(&exchange.ticket) {
-                continue;
-            }
-            if let Origin::Question { .. } = exchange.origin {
-                // Those who wait for its answer must not wait for ever.
-                self.fail_attempt(key, AttemptEnd::Abandoned, Refusal::Draining);
-                continue;
-            }
-            match exchange.phase {
-                Phase::Answering => self.finish(key, Outcome::Cut),
-                Phase::Attached | Phase::Waiting { .. } => self.reply(key, Reply::Refuse(Refusal::Draining)),
-                Phase::Parked { key: place, .. } => {
-                    self.leave_parking(key, place);
-                    self.reply(key, Reply::Refuse(Refusal::Draining));
-                }
-                // On its way to one of those, or has its answer.
-                Phase::Routing | Phase::Replying => {}
-            }
-        }
-    }
-
-    /// Shows the exchanges under way.
-    pub(crate) fn list(&mut self, visit: &Visit<P::Ticket>) {
+    /// Shows the exchanges under way, and ends the chosen ones now, those that wait too: before their response has begun
+    /// with an answer, after it by cutting it.
+    pub(crate) fn inspect(&mut self, refusal: Refusal, look: impl Fn(&Listed<'_, P::Ticket>) -> bool) {
         let keys: Vec<Key> = self.exchanges.keys().collect();
         let now = self.now;
         for key in keys {
             let Some(exchange) = self.exchanges.at(key) else { continue };
-            visit(Listed {
-                ticket: &exchange.ticket,
-                method: exchange.request.method_bytes(),
-                authority: exchange.request.authority(),
-                path: exchange.request.path(),
-                status: exchange.status,
-                phase: match exchange.phase {
-                    Phase::Routing => "routing",
-                    Phase::Parked { .. } => "parked",
-                    Phase::Waiting { .. } => "connecting",
-                    Phase::Attached => "waiting",
-                    Phase::Answering => "answering",
-                    Phase::Replying => "replying",
-                },
-                age: now.since(exchange.timing.started),
-            });
+            if !look(&exchange.listed(now)) {
+                continue;
+            }
+            let is_question = matches!(exchange.origin, Origin::Question { .. });
+            match exchange.phase {
+                // Those who wait for its answer must not wait for ever.
+                _ if is_question => self.fail_attempt(key, AttemptEnd::Abandoned, Refusal::Draining),
+                // On its way to one of the others, or has its answer.
+                Phase::Replying | Phase::Routing => {}
+                Phase::Parked { key: place, .. } => {
+                    self.leave_parking(key, place);
+                    self.reply(key, Reply::Refuse(refusal));
+                }
+                Phase::Answering => self.finish(key, Outcome::Cut),
+                Phase::Waiting { .. } | Phase::Attached => self.reply(key, Reply::Refuse(refusal)),
+            }
         }
     }
 
     /// Everything is cut at the end of a drain.
     pub(crate) fn cut_all(&mut self) {
-        self.cut(|_| true);
+        self.inspect(Refusal::Draining, |_| true);
         self.run_todo();
         self.flush_dirty();
     }

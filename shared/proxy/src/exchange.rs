@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use steady_http::{Head, Method, StreamId};
 use steady_ring::{ConnId, Time};
 
+use crate::plane::Listed;
 use crate::policy::{BodyFilter, Outcome, ParkKey, Target, Timing};
 use crate::refusal::Refusal;
 
@@ -157,6 +158,31 @@ impl Pipe {
 }
 
 impl<T> Exchange<T> {
+    /// As it is shown to whoever asks what is under way.
+    pub(crate) fn listed(&self, now: Time) -> Listed<'_, T> {
+        Listed {
+            request: &self.request,
+            ticket: &self.ticket,
+            is_question: matches!(self.origin, Origin::Question { .. }),
+            peer: self.peer,
+            upstream: self.target.as_ref().map(|target| &target.addr),
+            attempts: self.attempt,
+            version: self.version,
+            phase: match self.phase {
+                Phase::Routing => "routing",
+                Phase::Parked { .. } => "parked",
+                Phase::Waiting { .. } => "connecting",
+                Phase::Attached => "waiting",
+                Phase::Answering => "answering",
+                Phase::Replying => "replying",
+            },
+            status: self.status,
+            age: now.since(self.timing.started),
+            request_bytes: self.upload.bytes,
+            response_bytes: self.download.bytes,
+        }
+    }
+
     /// Whether the upstream has all that it needs to answer. Who asks for a tunnel has nothing more to say before that.
     pub(crate) fn is_asked(&self) -> bool {
         self.upload.source_ended || self.request.is_connect()

@@ -23,18 +23,20 @@ mod plane;
 mod policy;
 pub mod proxy_protocol;
 mod refusal;
+pub mod registry;
 mod relay;
 pub mod respond;
 pub mod sample;
 mod stats;
 pub mod tls;
+pub mod trace;
 mod upstream;
 mod wire;
 mod worker;
 
 pub use fleet::{Blueprint, Fleet};
 pub use limits::{Limits, Timeouts};
-pub use plane::{Chosen, Command, Listed, Plane, Seat, Visit};
+pub use plane::{Command, Listed, Look, Plane, Seat};
 pub use policy::{
     AttemptEnd, BodyFilter, Credentials, Decision, Interim, Judgement, Outcome, ParkKey, Policy, Protocol, Record,
     Reply, Request, Target, Timing,

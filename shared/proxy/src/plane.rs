@@ -4,13 +4,15 @@
 //! snapshot is freed here, on control's side, once no worker can hold it.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use crossbeam_queue::ArrayQueue;
-use steady_ring::Waker;
+use steady_http::Head;
+use steady_ring::{Addr, Waker};
 
 use crate::policy::Policy;
 use crate::stats::Stats;
@@ -18,27 +20,22 @@ use crate::stats::Stats;
 /// Commands that may wait for one worker. A full queue is reported to the caller, who tries again.
 const COMMANDS_MAX: usize = 64;
 
-/// Chooses exchanges by their ticket.
-pub type Chosen<T> = Arc<dyn Fn(&T) -> bool + Send + Sync>;
-/// Sees each exchange that is under way.
-pub type Visit<T> = Arc<dyn Fn(Listed<'_, T>) + Send + Sync>;
+/// Sees an exchange that is under way, on its worker's thread; `true` ends it.
+pub type Look<T> = Arc<dyn Fn(&Listed<'_, T>) -> bool + Send + Sync>;
 
 /// What is asked of every worker.
 pub enum Command<T> {
     /// Stop accepting, finish what has begun; cut what is left after `deadline`.
     Drain { deadline: Duration },
-    /// End these exchanges now.
-    Cut(Chosen<T>),
-    /// Show the exchanges under way.
-    List(Visit<T>),
+    /// Show the exchanges under way, and end those for which it says `true`.
+    Inspect(Look<T>),
 }
 
 impl<T> Clone for Command<T> {
     fn clone(&self) -> Self {
         match self {
             Command::Drain { deadline } => Command::Drain { deadline: *deadline },
-            Command::Cut(chosen) => Command::Cut(Arc::clone(chosen)),
-            Command::List(visit) => Command::List(Arc::clone(visit)),
+            Command::Inspect(look) => Command::Inspect(Arc::clone(look)),
         }
     }
 }
@@ -47,22 +44,32 @@ impl<T> fmt::Debug for Command<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Command::Drain { .. } => "Drain",
-            Command::Cut(_) => "Cut",
-            Command::List(_) => "List",
+            Command::Inspect(_) => "Inspect",
         })
     }
 }
 
-/// One exchange under way, for the registry.
+/// One exchange under way.
 #[derive(Debug)]
 pub struct Listed<'r, T> {
+    pub request: &'r Head,
     pub ticket: &'r T,
-    pub method: &'r [u8],
-    pub authority: &'r [u8],
-    pub path: &'r [u8],
-    pub status: u16,
+    /// The policy's own question, not a client's request.
+    pub is_question: bool,
+    /// The client; `None` on unix sockets.
+    pub peer: Option<SocketAddr>,
+    /// Where the attempt under way goes.
+    pub upstream: Option<&'r Addr>,
+    pub attempts: u8,
+    /// HTTP version it came in: 11 or 20.
+    pub version: u8,
     pub phase: &'static str,
+    /// The status that was sent; 0 when none was.
+    pub status: u16,
     pub age: Duration,
+    /// Octets of the request's body that came, and of the response's body that were handed to the connection.
+    pub request_bytes: u64,
+    pub response_bytes: u64,
 }
 
 /// See the module. Cheap to clone.

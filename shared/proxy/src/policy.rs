@@ -82,6 +82,12 @@ pub trait Policy: Sized + 'static {
     /// The exchange is over.
     fn finished(&mut self, record: &Record<'_, Self::Ticket>);
 
+    /// What a request is for, as operators call it; empty while that is not known.
+    fn subject<'r>(request: &'r Head, ticket: &'r Self::Ticket) -> &'r [u8] {
+        let _ = (request, ticket);
+        b""
+    }
+
     /// When [`batch_ended`](Policy::batch_ended) must be called next even if nothing happens.
     fn due(&self) -> Option<Time> {
         None
@@ -198,6 +204,18 @@ pub enum AttemptEnd {
 }
 
 impl AttemptEnd {
+    /// The name in traces.
+    pub const fn name(self) -> &'static str {
+        match self {
+            AttemptEnd::Complete => "complete",
+            AttemptEnd::ConnectFailed => "connect_failed",
+            AttemptEnd::Refused => "refused",
+            AttemptEnd::Broken => "broken",
+            AttemptEnd::TimedOut => "timed_out",
+            AttemptEnd::Abandoned => "abandoned",
+        }
+    }
+
     /// Whether the request may be sent again.
     pub const fn is_unprocessed(self) -> bool {
         matches!(self, AttemptEnd::ConnectFailed | AttemptEnd::Refused)

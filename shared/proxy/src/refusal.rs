@@ -45,6 +45,8 @@ pub enum Refusal {
     NotOwner,
     /// This side is shutting down.
     Draining,
+    /// An operator ended it, or the drain of its application did.
+    Cut,
     /// This worker has too much to do.
     Overloaded,
     /// The method is not served (plain CONNECT, TRACE).
@@ -64,7 +66,7 @@ pub struct Explanation {
 
 impl Refusal {
     /// One of each, for tables of counters.
-    pub const ALL: [Refusal; 21] = [
+    pub const ALL: [Refusal; 22] = [
         Refusal::BadRequest { status: 400 },
         Refusal::BadAuthority,
         Refusal::NoSuchApp,
@@ -84,6 +86,7 @@ impl Refusal {
         Refusal::Refused,
         Refusal::NotOwner,
         Refusal::Draining,
+        Refusal::Cut,
         Refusal::Overloaded,
         Refusal::MethodRefused,
     ];
@@ -191,6 +194,12 @@ impl Refusal {
                 (421, "not_owner", "Not here", "This host does not own the application in this generation.")
             }
             Refusal::Draining => (503, "draining", "This server is going away", "Send the request again."),
+            Refusal::Cut => (
+                503,
+                "cut",
+                "The request was cut",
+                "Its application is leaving this machine, or an operator ended it. It may have been processed.",
+            ),
             Refusal::Overloaded => (503, "overloaded", "This server is overloaded", "Try again."),
             Refusal::MethodRefused => {
                 (405, "method_refused", "This method is not served", "CONNECT and TRACE are not forwarded.")

@@ -24,6 +24,7 @@ use crate::limits::{Limits, Timeouts};
 use crate::parking::Parkings;
 use crate::plane::{Command, Seat};
 use crate::policy::{ParkKey, Policy};
+use crate::refusal::Refusal;
 use crate::stats::Stats;
 use crate::upstream::Upstream;
 
@@ -310,8 +311,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         while let Some(command) = self.seat.command() {
             match command {
                 Command::Drain { deadline } => self.drain(self.now + deadline),
-                Command::Cut(chosen) => self.cut(|ticket| chosen(ticket)),
-                Command::List(visit) => self.list(&visit),
+                Command::Inspect(look) => self.inspect(Refusal::Cut, |listed| look(listed)),
             }
             self.run_todo();
         }

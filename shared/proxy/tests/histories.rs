@@ -179,7 +179,7 @@ impl House {
             plane.publish(Arc::new(scene));
             if !tame && self.rng.u32(0..20) == 0 {
                 let odd = self.rng.u64(2..9);
-                plane.command(&Command::Cut(Arc::new(move |ticket| ticket.id % odd == 0)));
+                plane.command(&Command::Inspect(Arc::new(move |listed| listed.ticket.id % odd == 0)));
             }
         }
     }

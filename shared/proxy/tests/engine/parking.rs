@@ -41,7 +41,7 @@ fn a_question_that_is_cut_is_answered_by_nothing_and_frees_what_waits_for_it() {
     lab.upstream(0);
     lab.wait(SECOND);
     lab.world.proxies[0].plane.publish(Arc::new(Scene { ask: 0, ..scene }));
-    lab.world.proxies[0].plane.command(&Command::Cut(Arc::new(|ticket| ticket.id == 0)));
+    lab.world.proxies[0].plane.command(&Command::Inspect(Arc::new(|listed| listed.ticket.id == 0)));
     lab.wait(SECOND);
     assert_eq!(lab.world.proxies[0].ledger.borrow().answers, [None]);
     lab.client.borrow_mut().close(client);

@@ -213,7 +213,7 @@ fn a_cut_reaches_what_is_parked() {
     let mut lab = chain(100 * SECOND);
     let client = lab.send(GET);
     lab.wait(SECOND);
-    assert!(lab.world.proxies[AGENT].plane.command(&Command::Cut(Arc::new(|_| true))));
+    assert!(lab.world.proxies[AGENT].plane.command(&Command::Inspect(Arc::new(|_| true))));
     lab.wait(SECOND);
     assert!(lab.client.borrow().text(client).starts_with("HTTP/1.1 503 "));
     assert_eq!(parked(&lab), (0, 0));

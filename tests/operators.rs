@@ -1,0 +1,224 @@
+//! What operators see of the requests under way, and do to them: lists, cuts, traces, at the edge and at a host.
+
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+
+use serde_json::Value;
+
+use support::http::Conn;
+use support::up::Up;
+use support::{eventually, folder_like, repository, steady, text};
+
+fn open_slow(up: &Up) -> Conn {
+    let mut conn = Conn::open(up.addr("http"));
+    conn.send(b"GET /slow?ms=100000 HTTP/1.1\r\nHost: fixture.localhost\r\n\r\n").unwrap();
+    conn
+}
+
+/// The rows of `steady requests`.
+fn requests(up: &Up, arguments: &[&str]) -> Vec<Value> {
+    let all = [&["requests", "--json"], arguments].concat();
+    let answer: Value = serde_json::from_str(&up.run(&all)).unwrap();
+    assert_eq!(answer["complete"], true);
+    answer["exchanges"].as_array().unwrap().clone()
+}
+
+/// A trace that has begun: its lines as they come.
+struct Trace {
+    child: Child,
+    lines: BufReader<std::process::ChildStdout>,
+}
+
+impl Trace {
+    fn start(up: &Up, name: &str, arguments: &[&str]) -> Trace {
+        let mut command = steady();
+        command.args(["trace", name]).args(arguments).arg("--dir").arg(up.dir()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Trace { child, lines }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        line
+    }
+
+    fn json(&mut self) -> Value {
+        let line = self.line();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn requests_under_way_are_listed_cut_and_traced_at_the_edge_and_at_a_host() {
+    let up = Up::start(&[]);
+    up.deploy(&repository("tests/apps/fixture"), "fixture", "h1");
+    a_request_that_hangs_is_found_and_cut(&up);
+    a_request_is_cut_at_its_host(&up);
+    what_cannot_be_asked_says_why(&up);
+    a_trace_tells_a_request_from_both_sides(&up);
+    what_waits_for_an_application_is_listed_cut_and_traced(&up);
+    assert_eq!(up.stop(), 0);
+}
+
+fn a_request_that_hangs_is_found_and_cut(up: &Up) {
+    let mut conn = open_slow(up);
+    let row = eventually("the request waits for its answer", || {
+        requests(up, &["fixture"]).into_iter().find(|row| row["state"] == "waiting")
+    });
+    assert_eq!(row["host"], "h1");
+    assert_eq!(row["path"], "/slow?ms=100000");
+    assert_eq!(row["method"], "GET");
+    assert!(row["client"].as_str().unwrap().starts_with("127.0.0.1:"));
+    let id = row["id"].as_str().unwrap();
+    assert_eq!(requests(up, &["hello"]).len(), 0, "it is another application's");
+    assert_eq!(requests(up, &["--host", "h2"]).len(), 0, "it is with another host");
+    assert_eq!(requests(up, &["--host", "h1"]).len(), 1);
+    assert_eq!(requests(up, &["--older", "10m"]).len(), 0);
+    assert!(up.run(&["requests"]).contains("GET /slow?ms=100000"));
+    assert_eq!(up.run(&["requests", "--cut", id]), "1 cut\n");
+    let reply = conn.reply(false).unwrap();
+    assert_eq!((reply.status, reply.header("x-request-id")), (503, Some(id)));
+    let again = up.steady(&["requests", "--cut", id]);
+    assert_eq!(again.status.code(), Some(3), "{}", text(&again));
+    assert_eq!(requests(up, &["fixture"]).len(), 0);
+}
+
+fn a_request_is_cut_at_its_host(up: &Up) {
+    let mut conn = open_slow(up);
+    let row = eventually("it is with the process", || {
+        requests(up, &["fixture", "--at", "h1"]).into_iter().find(|row| row["state"] == "waiting")
+    });
+    let at_edge = requests(up, &["fixture"]).remove(0);
+    assert_eq!(row["id"], at_edge["id"], "both sides know it by one id");
+    assert_eq!(requests(up, &["fixture", "--at", "h2"]).len(), 0);
+    assert_eq!(up.run(&["requests", "--at", "h1", "--cut", row["id"].as_str().unwrap()]), "1 cut\n");
+    assert_eq!(conn.reply(false).unwrap().status, 503);
+}
+
+fn what_cannot_be_asked_says_why(up: &Up) {
+    for (arguments, code, words) in [
+        (&["requests", "--older", "5"][..], 2, "10s"),
+        (&["requests", "--host", "h9"], 3, "no host h9"),
+        (&["requests", "--at", "h9"], 3, "no host h9"),
+        (&["requests", "--at", "../x"], 2, "steady hosts"),
+        (&["requests", "--limit", "20000"], 2, "at most 10000"),
+        (&["trace", "fixture", "--for", "2h"], 2, "3600 s"),
+        (&["trace", "fixture", "-n", "0"], 2, "1 to 1000"),
+    ] {
+        let output = up.steady(arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output));
+        assert!(text(&output).contains(words), "{arguments:?}: {}", text(&output));
+    }
+}
+
+fn a_trace_tells_a_request_from_both_sides(up: &Up) {
+    let mut edge = Trace::start(up, "fixture", &["--json", "-n", "1"]);
+    let mut host = Trace::start(up, "fixture", &["--json", "-n", "1", "--at", "h1"]);
+    let mut people = Trace::start(up, "fixture", &["-n", "1"]);
+    assert!(people.line().starts_with("Following fixture"));
+    // A trace follows what comes once it runs; requests are made until each has its own.
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                assert_eq!(up.get("fixture", "/?some").status, 200);
+            }
+        });
+        let of_edge = edge.json();
+        let told: Vec<&str> =
+            of_edge["events"].as_array().unwrap().iter().map(|event| event["what"].as_str().unwrap()).collect();
+        assert_eq!(told, ["attempt", "answer", "attempt_ended"]);
+        assert_eq!(of_edge["events"][0]["place"], "h1");
+        assert_eq!(of_edge["events"][1]["status"], 200);
+        assert_eq!((&of_edge["path"], &of_edge["outcome"]), (&"/?some".into(), &"complete".into()));
+        assert!(of_edge["fields"].as_array().unwrap().contains(&"x-forwarded-for".into()));
+        assert!(of_edge["total_us"].as_u64() >= of_edge["upstream_us"].as_u64());
+        assert_eq!(edge.json()["done"], true);
+        let of_host = host.json();
+        assert_eq!(of_host["events"][0]["what"], "attempt");
+        assert_eq!(of_host["app"], "fixture");
+        assert!(people.line().starts_with("GET fixture.localhost/?some  200 complete"));
+        drop(stop);
+    });
+    assert!(edge.child.wait().unwrap().success());
+}
+
+fn what_waits_for_an_application_is_listed_cut_and_traced(up: &Up) {
+    let closed = tempfile::NamedTempFile::new().unwrap();
+    let manifest = format!(
+        "command = [\"python3\", \"gate.py\"]\nexclusive = true\n[env]\nGATE = \"{}\"\n",
+        closed.path().display()
+    );
+    let gate = "import os, runpy, time\nwhile os.path.exists(os.environ['GATE']):\n    time.sleep(0.01)\nrunpy.run_path('server.py', run_name='__main__')\n";
+    let folder = folder_like("tests/apps/fixture", &[("steady.toml", &manifest), ("gate.py", gate)]);
+    let path = closed.path().to_owned();
+    drop(closed);
+    up.deploy(folder.path(), "gated", "h1");
+    std::fs::write(&path, "").unwrap();
+    let token = std::fs::read_to_string(up.json()["token_file"].as_str().unwrap()).unwrap();
+    let restarted = Conn::open(up.addr("private"))
+        .request(
+            "POST",
+            "edge",
+            "/v1/hosts/h1/apps/gated/restart",
+            &[("Authorization", &format!("Bearer {}", token.trim()))],
+            b"",
+        )
+        .unwrap();
+    assert_eq!(restarted.status, 200, "{}", restarted.text());
+
+    let mut trace = Trace::start(up, "gated", &["--json", "--at", "h1"]);
+    let waiting = |count: usize| {
+        eventually("the requests wait at their host", || {
+            let rows = requests(up, &["gated", "--at", "h1"]);
+            (rows.len() == count && rows.iter().all(|row| row["state"] == "parked")).then_some(rows)
+        })
+    };
+    // A trace follows what is routed once it runs, so what waits is cut and asked again until one is told.
+    let open = || {
+        let mut conn = Conn::open(up.addr("http"));
+        conn.send(b"GET /?wait HTTP/1.1\r\nHost: gated.localhost\r\n\r\n").unwrap();
+        conn
+    };
+    let (told, heard) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut story = Value::Null;
+            while story["status"] != 200 {
+                story = trace.json();
+                told.send(story.clone()).unwrap();
+            }
+        });
+        let cut = eventually("a request that was cut is told", || {
+            let mut conn = open();
+            let row = waiting(1).remove(0);
+            up.run(&["requests", "--cut", row["id"].as_str().unwrap(), "--at", "h1"]);
+            assert_eq!(conn.reply(false).unwrap().status, 503);
+            heard.try_recv().ok()
+        });
+        assert_eq!((&cut["refusal"], &cut["status"]), (&"cut".into(), &503.into()));
+        assert_eq!(cut["events"][0]["what"], "park");
+        let mut conn = open();
+        waiting(1);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(conn.reply(false).unwrap().status, 200);
+        let served = heard.iter().last().unwrap();
+        let told: Vec<&str> =
+            served["events"].as_array().unwrap().iter().map(|event| event["what"].as_str().unwrap()).collect();
+        assert_eq!(told, ["park", "resume", "attempt", "answer", "attempt_ended"]);
+        assert!(served["events"][1]["waited_us"].as_u64() > Some(0));
+        assert!(served["queue_us"].as_u64() >= served["events"][1]["waited_us"].as_u64());
+    });
+}

@@ -144,6 +144,7 @@ impl AgentPolicy {
                     connect_timeout: CONNECT_TIMEOUT,
                     response_timeout: local.seen.app.response_timeout,
                     replay_bytes_max: 0,
+                    pings: false,
                 })
             }
             Process::Failed { .. } => Decision::Reply(Reply::Refuse(Refusal::AppFailed)),

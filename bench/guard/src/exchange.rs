@@ -299,6 +299,10 @@ impl Driver for Outside {
         uncounted(|| self.0.close(conn));
     }
 
+    fn reset(&mut self, conn: ConnId) {
+        uncounted(|| self.0.reset(conn));
+    }
+
     fn wait(&mut self, until: Option<Time>, events: &mut Vec<Net>) -> io::Result<()> {
         uncounted(|| self.0.wait(until, events))
     }
@@ -340,6 +344,7 @@ impl Policy for Forward {
             connect_timeout: Duration::from_secs(3),
             response_timeout: Duration::from_secs(60),
             replay_bytes_max: 64 * 1024,
+            pings: true,
         })
     }
 

@@ -48,6 +48,7 @@ impl Policy for Bare {
             connect_timeout: Duration::from_secs(3),
             response_timeout: Duration::from_secs(60),
             replay_bytes_max: 64 * 1024,
+            pings: false,
         })
     }
 

@@ -234,6 +234,7 @@ impl EdgePolicy {
             connect_timeout: CONNECT_TIMEOUT,
             response_timeout,
             replay_bytes_max: REPLAY_BYTES_MAX,
+            pings: true,
         })
     }
 

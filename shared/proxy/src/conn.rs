@@ -6,6 +6,7 @@ use steady_http::{Codec, StreamId, h1, h2};
 use steady_ring::{ConnId, Time};
 
 use crate::exchange::Key;
+use crate::liveness::Watch;
 use crate::tls::{Acceptor, Parked, Tls};
 
 /// Who is at the other end.
@@ -85,6 +86,10 @@ pub(crate) struct Conn {
     pub settled: bool,
     /// HTTP/1.1 upstream: nothing of the request under way has been given to the driver.
     pub unsent: bool,
+    /// HTTP/2 upstream: a request found no room for its head; those who wait are served once there is some.
+    pub full: bool,
+    /// Upstream on another machine: when it last gave a sign of life.
+    pub watch: Option<Watch>,
     /// Which slot is served first when room comes back.
     pub turn: usize,
     /// Input waits for another turn of the codec.
@@ -137,6 +142,8 @@ impl Conn {
             retired: false,
             settled: false,
             unsent: false,
+            full: false,
+            watch: None,
             turn: 0,
             refeed: false,
         }
@@ -178,6 +185,14 @@ impl Conn {
         match self.side {
             Side::Down { peer, .. } => peer,
             Side::Up { .. } => None,
+        }
+    }
+
+    /// Which upstream it leads to.
+    pub(crate) fn upstream(&self) -> Option<u64> {
+        match self.side {
+            Side::Down { .. } => None,
+            Side::Up { upstream } => Some(upstream),
         }
     }
 

@@ -21,7 +21,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     pub(crate) fn arm_conn(&mut self, index: u32) {
         let Some(slot) = self.conns.get_mut(index as usize) else { return };
         let Some(conn) = slot.conn.as_deref_mut() else { return };
-        let due = conn_due(conn, &self.timeouts, &self.limits);
+        let due = due(conn, &self.timeouts, &self.limits);
         if due < slot.armed {
             slot.armed = due;
             self.timers.set(TimerKey { slot: Slot::Conn(index), at: due }, due);
@@ -64,7 +64,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                     place.armed = Time::MAX;
                     let Some(conn) = place.conn.as_deref_mut() else { continue };
                     let id = conn.id;
-                    if conn_due(conn, &self.timeouts, &self.limits) <= self.now {
+                    if due(conn, &self.timeouts, &self.limits) <= self.now {
                         self.conn_expired(id);
                     } else {
                         self.arm_conn(index);
@@ -94,6 +94,10 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     fn conn_expired(&mut self, id: ConnId) {
         let Some(conn) = self.conn(id) else { return };
         if !conn.is_down() {
+            if self.check_alive(id) {
+                return;
+            }
+            let Some(conn) = self.conn(id) else { return };
             let failure = if conn.stage == Stage::Connecting { Failure::Connect } else { Failure::TimedOut };
             return self.upstream_failed(id, failure);
         }
@@ -164,8 +168,17 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     }
 }
 
+/// When the connection is to be looked at.
+fn due(conn: &Conn, timeouts: &Timeouts, limits: &Limits) -> Time {
+    let due = conn_due(conn, timeouts, limits);
+    match &conn.watch {
+        Some(watch) if conn.stage == Stage::Open => due.min(watch.due(limits)),
+        _ => due,
+    }
+}
+
 /// When something must have happened on the connection.
-fn conn_due(conn: &Conn, timeouts: &Timeouts, limits: &Limits) -> Time {
+pub(crate) fn conn_due(conn: &Conn, timeouts: &Timeouts, limits: &Limits) -> Time {
     match conn.stage {
         Stage::Closed => Time::MAX,
         Stage::Connecting => conn.since + limits.connect_max,

@@ -104,7 +104,11 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     fn request(&mut self, id: ConnId, stream: StreamId, end: bool) {
         let now = self.now;
         let Some(conn) = self.conn(id) else { return };
-        let version = if matches!(conn.http, Http::H2Server(_)) { 20 } else { 11 };
+        let version = match &conn.http {
+            Http::H2Server(_) => 20,
+            Http::H1Server(server) if server.is_http10() => 10,
+            _ => 11,
+        };
         let is_tls = conn.is_tls();
         let Side::Down { listener, peer } = conn.side else { return };
         if version == 20 { &self.stats.requests_h2 } else { &self.stats.requests_h1 }.add(1);

@@ -158,6 +158,9 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         if serial && !whole {
             // What was cut must not look complete: no more is sent, the connection just ends.
             conn.out.clear();
+            if matches!(&conn.http, Http::H1Server(server) if server.is_close_delimited()) {
+                return self.close_by_reset(leg.conn);
+            }
             return self.close(leg.conn);
         }
         self.set_paused(leg.conn, |paused| paused.body = false);
@@ -216,9 +219,23 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     }
 
     pub(crate) fn close(&mut self, id: ConnId) {
-        let Some(conn) = self.conn(id) else { return };
+        if self.leave(id) {
+            self.driver.close(id);
+        }
+    }
+
+    /// Closes it so that its peer does not take the end for the end of what was being sent.
+    fn close_by_reset(&mut self, id: ConnId) {
+        if self.leave(id) {
+            self.driver.reset(id);
+        }
+    }
+
+    /// Has no part in anything from here on. `false`: that was so before.
+    fn leave(&mut self, id: ConnId) -> bool {
+        let Some(conn) = self.conn(id) else { return false };
         if conn.stage == Stage::Closed {
-            return;
+            return false;
         }
         let was_connecting = std::mem::replace(&mut conn.stage, Stage::Closed) == Stage::Connecting;
         let retired = conn.retired;
@@ -229,7 +246,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 self.todo.push_back(Todo::Serve(upstream));
             }
         }
-        self.driver.close(id);
+        true
     }
 
     /// The driver is done with a connection.

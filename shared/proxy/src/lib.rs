@@ -17,6 +17,7 @@ mod fleet;
 mod handshake;
 mod hash;
 mod limits;
+mod liveness;
 pub mod log;
 mod parking;
 mod plane;

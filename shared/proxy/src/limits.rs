@@ -21,7 +21,8 @@ pub struct Limits {
     pub upstream_park_margin: Duration,
     /// Octets that wait to be sent on one connection while a send is in flight. What exceeds it stays with its source.
     pub out_bytes_max: usize,
-    /// The same on a connection to an upstream. These are few and carry the bodies of many: with more room an upload goes
+    /// The same on a connection to an upstream, whose requests' heads count too: past it further requests wait for a
+    /// connection, as they do for a stream. These are few and carry the bodies of many: with more room an upload goes
     /// straight into the next send, rather than wait in memory of its own for one send after the other.
     pub up_out_bytes_max: usize,
     /// Octets of one body held between two connections before its HTTP/1.1 source is paused (HTTP/2: its window).
@@ -44,6 +45,10 @@ pub struct Limits {
     pub connect_max: Duration,
     /// How long one send may take: a client that never reads, or reads an octet a minute, is cut.
     pub write_stall: Duration,
+    /// How long a connection to another machine may be silent before it is asked for a sign of life, and how long that may take
+    /// to come. A host that vanishes without a word.
+    pub upstream_ping_interval: Duration,
+    pub upstream_ping_timeout: Duration,
     /// How long an unused connection to an upstream is kept. Less than what servers commonly keep theirs.
     pub upstream_idle: Duration,
     /// Buffers kept for reuse, the largest that is worth keeping (what a full output grows to), and all of them together.
@@ -73,6 +78,8 @@ impl Default for Limits {
             linger: Duration::from_secs(2),
             connect_max: Duration::from_secs(10),
             write_stall: Duration::from_secs(300),
+            upstream_ping_interval: Duration::from_secs(15),
+            upstream_ping_timeout: Duration::from_secs(10),
             upstream_idle: Duration::from_secs(55),
             spare_buffers_max: 256,
             spare_buffer_bytes_max: 512 * 1024,

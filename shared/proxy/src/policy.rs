@@ -177,6 +177,9 @@ pub struct Target {
     /// Octets of the request's body kept until the upstream has accepted the request, so that it can be sent again. 0: a
     /// request that has begun is never sent again.
     pub replay_bytes_max: u32,
+    /// HTTP/2: whether it is asked for a sign of life when it is silent. For one on another machine, which can vanish without a
+    /// word; a process on this one cannot.
+    pub pings: bool,
 }
 
 /// What an upstream speaks.

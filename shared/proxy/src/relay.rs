@@ -72,6 +72,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             exchange.phase == Phase::Replying || (exchange.phase == Phase::Answering && exchange.up.is_none());
         let discard = way == Way::Up && unwanted;
         let sink = exchange.sink(way);
+        let sink = sink.filter(|&sink| !self.awaits_flush(way, sink));
+        let Some(exchange) = self.exchanges.at(key) else { return };
         let pipe = exchange.pipe(way);
         pipe.bytes += data.len() as u64;
         pipe.source_ended |= end;
@@ -199,10 +201,35 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         taken
     }
 
+    /// Whether nothing of the request has been given to the driver yet: then its body stays where it can be sent elsewhere from,
+    /// until the batch is over and the connection is known to have outlived it.
+    fn awaits_flush(&mut self, way: Way, sink: Leg) -> bool {
+        let Some(conn) = self.conn(sink.conn).filter(|conn| way == Way::Up && conn.unsent) else { return false };
+        if !std::mem::replace(&mut conn.starved, true) {
+            self.unsent.push(sink.conn);
+        }
+        true
+    }
+
+    /// The batch is over: bodies join their requests' heads.
+    pub(crate) fn pump_unsent(&mut self) {
+        while let Some(id) = self.unsent.pop() {
+            if let Some(conn) = self.conn(id) {
+                conn.unsent = false;
+                conn.starved = false;
+                self.pump_all(id);
+            }
+        }
+    }
+
     /// Sends what is held, then the end, as far as the sink takes it.
     pub(crate) fn pump(&mut self, key: Key, way: Way) {
         let Some(exchange) = self.exchanges.at(key) else { return };
         let Some(sink) = exchange.sink(way) else { return };
+        if self.awaits_flush(way, sink) {
+            return;
+        }
+        let Some(exchange) = self.exchanges.at(key) else { return };
         let source = exchange.source(way);
         let rewritten = way == Way::Down && exchange.filter.is_some();
         let pipe = exchange.pipe(way);

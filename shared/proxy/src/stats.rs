@@ -40,6 +40,8 @@ pub struct Stats {
     pub upstream_connects: Cell,
     pub upstream_connect_failed: Cell,
     pub upstream_open: Cell,
+    pub upstream_pings: Cell,
+    pub upstream_silent: Cell,
     pub requests_h1: Cell,
     pub requests_h2: Cell,
     /// By the first digit of the status, 1–5.
@@ -101,6 +103,10 @@ impl Samples for Stats {
         plain("upstream_connects_total", "Connections begun to upstreams.", Counter, &self.upstream_connects);
         plain("upstream_connect_failures_total", "Those that failed.", Counter, &self.upstream_connect_failed);
         plain("upstream_connections_open", "Upstream connections open now.", Gauge, &self.upstream_open);
+        let help = "Signs of life asked for of silent upstreams.";
+        plain("upstream_pings_total", help, Counter, &self.upstream_pings);
+        let help = "Connections to upstreams given up for want of one.";
+        plain("upstream_silent_total", help, Counter, &self.upstream_silent);
         plain("exchanges_open", "Requests under way now.", Gauge, &self.exchanges_open);
         plain("parked", "Requests parked now.", Gauge, &self.parked_open);
         plain("parked_total", "Times a request was parked.", Counter, &self.parked);

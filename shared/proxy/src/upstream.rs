@@ -9,6 +9,7 @@ use steady_ring::{ConnId, Driver, Op};
 
 use crate::conn::{Conn, Http, Secure, Side, Stage};
 use crate::exchange::{Key, Leg, Origin, Phase};
+use crate::liveness::Watch;
 use crate::policy::{AttemptEnd, Outcome, Policy, Protocol, Target};
 use crate::refusal::Refusal;
 use crate::relay::Way;
@@ -68,11 +69,13 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             let found = match entry.target.protocol {
                 Protocol::Http1 => entry.ready.pop(),
                 Protocol::H2c => {
+                    let out_max = self.limits.up_out_bytes_max;
                     let mut find = |spent_too: bool| {
                         entry.ready.iter().copied().find(|id| {
                             let conn = self.conns.get_mut(id.index()).and_then(|slot| slot.conn.as_deref_mut());
                             conn.is_some_and(|conn| {
-                                conn.has_room(is_question, needs_settings) && (spent_too || !conn.is_window_spent())
+                                conn.has_room(is_question, needs_settings, out_max)
+                                    && (spent_too || !conn.is_window_spent())
                             })
                         })
                     };
@@ -147,10 +150,12 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         entry.ready.push(id);
         let tls = entry.target.tls.clone();
         let protocol = entry.target.protocol;
+        let watch = (entry.target.pings && protocol == Protocol::H2c).then(|| Watch::new(now));
         self.touch(id);
         let seed = self.rng.u64(..);
         let scheme = if tls.is_some() { steady_http::Scheme::Https } else { steady_http::Scheme::Http };
         let Some(conn) = self.conn(id) else { return };
+        conn.watch = watch;
         conn.http = match protocol {
             Protocol::Http1 => Http::H1Client(h1::Client::new(limits).with_seed(seed)),
             Protocol::H2c => {
@@ -167,6 +172,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 _ => return self.upstream_failed(id, Failure::Connect),
             }
         }
+        self.arm_conn(id.index() as u32);
         self.serve_waiting(upstream);
     }
 
@@ -390,9 +396,13 @@ impl Upstream {
 impl Conn {
     /// Whether an HTTP/2 connection can take one more stream. The last that the peer allows is kept for questions, so that a
     /// full connection can still be asked; unless it is the only one.
-    fn has_room(&mut self, is_question: bool, needs_settings: bool) -> bool {
+    fn has_room(&mut self, is_question: bool, needs_settings: bool, out_max: usize) -> bool {
         if needs_settings && !self.settled {
             // Whether the peer takes extended CONNECT is known once its settings are.
+            return false;
+        }
+        if self.out.len() >= out_max && !is_question {
+            self.full = true;
             return false;
         }
         let Some(client) = self.client() else { return false };

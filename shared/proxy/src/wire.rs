@@ -18,7 +18,11 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 impl<D: Driver, P: Policy> Worker<D, P> {
     /// Bytes came from the network.
     pub(crate) fn received(&mut self, id: ConnId, buf: &RecvBuf) {
+        let now = self.now;
         let Some(conn) = self.conn(id) else { return };
+        if let Some(watch) = &mut conn.watch {
+            watch.heard(now);
+        }
         match conn.stage {
             Stage::Open => {}
             // What a refused peer still sends is read and thrown away, until it ends or its time is out.
@@ -288,6 +292,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
 
     /// The connections that have something to say say it, each with one send.
     pub(crate) fn flush_dirty(&mut self) {
+        self.pump_unsent();
         let mut dirty = std::mem::take(&mut self.dirty);
         // Flushing may make others dirty only through `close`, which sends nothing: one pass is enough.
         for id in dirty.drain(..) {

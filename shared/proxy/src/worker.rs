@@ -6,7 +6,7 @@
 //!
 //! The worker is one struct; what it does is told in files of one idea each: `downstream` (accepting, requests), `attempt`
 //! (routing, responses, trying again), `parking` (what waits), `upstream` (connections to targets), `relay` (bodies), `ending` (how things
-//! end), `deadlines`, `wire` (bytes in and out of a connection, TLS).
+//! end), `deadlines`, `liveness` (of upstreams), `wire` (bytes in and out of a connection, TLS).
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -137,6 +137,8 @@ pub struct Worker<D: Driver, P: Policy> {
     /// Send buffers that came back.
     pub(crate) buffers: Spares,
     pub(crate) dirty: Vec<ConnId>,
+    /// Connections to upstreams whose request's body waits for the end of the batch.
+    pub(crate) unsent: Vec<ConnId>,
     /// Connections whose handshake waits for its certificate.
     pub(crate) shaking: Vec<ConnId>,
     pub(crate) todo: VecDeque<Todo>,
@@ -205,6 +207,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             timers: Timers::new(now),
             buffers: Spares::default(),
             dirty: Vec::new(),
+            unsent: Vec::new(),
             shaking: Vec::new(),
             todo: VecDeque::new(),
             events: Vec::new(),
@@ -373,14 +376,19 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let now = self.now;
         let Some(conn) = self.conn(id) else { return };
         conn.sending = false;
-        if conn.active() == 0 {
+        if conn.active() == 0 && conn.is_down() {
+            // Until now its client had something to read. (What an idle upstream is sent is no use of it.)
             conn.since = now;
         }
         let starved = std::mem::take(&mut conn.starved);
+        let upstream = conn.upstream().filter(|_| std::mem::take(&mut conn.full));
         let clogged = conn.paused.output;
         self.mark(id);
         if starved {
             self.pump_all(id);
+        }
+        if let Some(upstream) = upstream {
+            self.todo.push_back(Todo::Serve(upstream));
         }
         if clogged {
             self.set_paused(id, |paused| paused.output = false);

@@ -108,6 +108,7 @@ fn target(addr: SocketAddr, protocol: Protocol, replay_bytes_max: u32) -> Target
         connect_timeout: Duration::from_secs(5),
         response_timeout: Duration::from_secs(60),
         replay_bytes_max,
+        pings: true,
     }
 }
 

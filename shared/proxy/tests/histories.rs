@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use steady_http::Method;
-use steady_proxy::{Command, Timeouts};
+use steady_proxy::{Command, Refusal, Timeouts};
 use steady_ring::{Addr, Faults, Time};
 
 use world::client::{Clients, End, Want};
@@ -41,6 +41,8 @@ struct House {
     origins: Vec<Rc<RefCell<Peer<Origin>>>>,
     /// The scene that each worker began with.
     scenes: Vec<Scene>,
+    /// Some worker was told to hold everything for a while, which may be longer than a request may be parked.
+    held: bool,
 }
 
 fn scene(rng: &mut fastrand::Rng, places: Vec<Place>, timeouts: Timeouts) -> Scene {
@@ -96,7 +98,11 @@ fn house(seed: u64, faults: Faults) -> House {
         scene.tell = rng.bool();
         scenes.push(scene.clone());
         let (_, addr) = world.proxy(scene, &limits, rng.u64(..));
-        agent_places.push(Place { response_timeout: Duration::from_secs(18), ..Place::agent(key, addr) });
+        agent_places.push(Place {
+            response_timeout: Duration::from_secs(18),
+            pings: rng.bool(),
+            ..Place::agent(key, addr)
+        });
     }
     let mut edges = Vec::new();
     for _ in 0..rng.usize(1..3) {
@@ -108,7 +114,7 @@ fn house(seed: u64, faults: Faults) -> House {
     }
     let clients = Peer::new(&world.net, steady_http::Limits::default(), Clients::new(rng.u64(..), edges));
     let clients = world.add(clients);
-    House { world, rng, clients, origins, scenes }
+    House { world, rng, clients, origins, scenes, held: false }
 }
 
 /// A random request. `tame`: nothing breaks by its own plan.
@@ -172,6 +178,7 @@ impl House {
             let worker = self.rng.usize(0..self.scenes.len());
             let mut scene = self.scenes[worker].clone();
             scene.hold = self.rng.u32(0..8) == 0;
+            self.held |= scene.hold;
             if self.rng.bool() {
                 scene.park = 0;
             }
@@ -182,6 +189,12 @@ impl House {
                 plane.command(&Command::Inspect(Arc::new(move |listed| listed.ticket.id % odd == 0)));
             }
         }
+    }
+
+    /// Whether a worker gave it up because it was parked for too long.
+    fn was_parked_out(&self, id: u64) -> bool {
+        let refusal = |record: &world::policy::Ended| record.id == id && record.refusal == Some(Refusal::ParkTimeout);
+        self.held && self.world.proxies.iter().any(|proxy| proxy.ledger.borrow().records.iter().any(refusal))
     }
 
     /// What the workers say of one request.
@@ -239,7 +252,9 @@ fn on_a_rough_network_every_request_gets_its_own_whole_answer() {
             let own = End::Answered(want.plan.status, true);
             let excused = match want.end {
                 Some(End::Answered(503, false)) => {
-                    may_refuse || matches!(want.plan.fate, Fate::Refuse | Fate::GoAway | Fate::Close)
+                    may_refuse
+                        || house.was_parked_out(want.plan.id)
+                        || matches!(want.plan.fate, Fate::Refuse | Fate::GoAway | Fate::Close)
                 }
                 // An answer that came before the body's end may be cut short with the connection that it came over.
                 Some(End::Answered(502, false)) => want.plan.fate == Fate::Close,

@@ -101,6 +101,10 @@ pub trait Driver {
     /// Ends the connection; [`Event::Closed`] follows.
     fn close(&mut self, conn: ConnId);
 
+    /// As [`close`](Driver::close), but the peer is told by a reset (TCP): for a stream whose clean end would say that it is
+    /// whole. What the peer has not read yet may be lost.
+    fn reset(&mut self, conn: ConnId);
+
     /// Submits what was asked for, waits until an event is there, `until` has passed (`None`: for ever) or a
     /// [`Waker`] was used, and appends what happened to `events`. `until` in the past only collects what is ready.
     ///

@@ -189,6 +189,17 @@ fn a_peer_that_closes_with_bytes_unread_resets<L: Lab>() {
     bench.close(&[client]);
 }
 
+fn a_reset_is_no_end_of_stream<L: Lab>() {
+    let mut bench = Bench::<L>::new();
+    let (client, server) = bench.connection(Family::Tcp);
+    bench.send(server, pattern(100, 1));
+    bench.until(|bench| bench.of_conn(client).received.len() == 100);
+    bench.driver().reset(server);
+    bench.until(|bench| bench.of_conn(client).failed.contains(&Op::Receive) && bench.of_conn(server).closed);
+    assert!(!bench.of_conn(client).ended);
+    bench.close(&[client]);
+}
+
 fn a_connect_to_nobody_fails_and_still_must_be_closed<L: Lab>() {
     let mut bench = Bench::<L>::new();
     let nowhere = bench.lab.nowhere();
@@ -659,6 +670,7 @@ suites! {
     the_end_right_behind_the_last_bytes_is_never_missed
     the_end_behind_more_bytes_than_one_round_reads_is_never_missed
     a_peer_that_closes_with_bytes_unread_resets
+    a_reset_is_no_end_of_stream
     a_connect_to_nobody_fails_and_still_must_be_closed
     a_connect_may_be_closed_before_it_completes
     what_is_asked_for_before_the_connect_is_done_when_it_is

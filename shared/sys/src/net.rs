@@ -220,6 +220,14 @@ pub fn shutdown_write(fd: RawFd) -> io::Result<()> {
     check(unsafe { libc::shutdown(fd, libc::SHUT_WR) }).map(drop)
 }
 
+/// Has the socket's close reset the connection (SO_LINGER with no time to linger), rather than end it.
+pub fn reset_on_close(fd: RawFd) -> io::Result<()> {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let (value, len) = ((&raw const linger).cast(), size_of::<libc::linger>() as libc::socklen_t);
+    // SAFETY: `value` points to `len` readable octets; a wrong descriptor is an error, not undefined.
+    check(unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, value, len) }).map(drop)
+}
+
 /// A non-blocking event counter at zero.
 pub fn eventfd() -> io::Result<OwnedFd> {
     // SAFETY: no pointers.

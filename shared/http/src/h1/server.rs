@@ -93,6 +93,16 @@ impl Server {
         true
     }
 
+    /// Whether nothing but the connection's end says where the response under way ends (HTTP/1.0).
+    pub fn is_close_delimited(&self) -> bool {
+        self.outgoing == Outgoing::UntilClose
+    }
+
+    /// Whether the request under way came in HTTP/1.0.
+    pub fn is_http10(&self) -> bool {
+        self.http10
+    }
+
     fn stream(&self) -> StreamId {
         StreamId { slot: 0, id: self.id }
     }

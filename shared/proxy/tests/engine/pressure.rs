@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use steady_proxy::Timeouts;
 use steady_ring::Faults;
 
 use crate::frames as h2;
 use crate::lab::{Chain, GET, HELD_MAX, Lab, SECOND};
 use crate::world::client::{End, Want};
+use crate::world::config;
 use crate::world::plan::Plan;
-use crate::world::policy::Scene;
+use crate::world::policy::{Place, Scene};
 
 #[test]
 fn a_chunked_upload_to_an_origin_that_does_not_read_is_held_back() {
@@ -122,4 +124,34 @@ fn answers_that_a_client_does_not_read_stop_it_from_asking_for_more() {
         lab.client.borrow_mut().abort(client);
         lab.end();
     }
+}
+
+#[test]
+fn heads_that_an_upstream_does_not_read_wait_for_a_connection_and_no_more_of_them_is_written_than_a_bound() {
+    let mut one = config();
+    one.limits.h2_connections_max = 1;
+    let mut lab = Lab::with(|addr| Place::h2(1, addr), &one, Timeouts::default());
+    let warm = lab.send(GET);
+    let up = lab.upstream(0);
+    lab.origin.borrow_mut().send(up, [h2::setting(3, 10_000), h2::ok(1, true)].concat());
+    lab.client_got(warm, b"\r\n\r\n");
+    lab.origin.borrow_mut().pause(up);
+    let fields: String = (0..4).map(|field| format!("x-{field}: {}\r\n", "v".repeat(4_000))).collect();
+    let get = format!("GET / HTTP/1.1\r\nhost: a.test\r\n{fields}\r\n");
+    let clients: Vec<_> = (0..200).map(|_| lab.send(&get)).collect();
+    lab.wait(2 * SECOND);
+    let held = lab.world.proxies[0].worker().held_bytes();
+    assert!(held < HELD_MAX, "{held} octets held");
+    lab.origin.borrow_mut().resume(up);
+    lab.wait(SECOND);
+    let frames = h2::frames(lab.origin.borrow().got(up));
+    let streams: Vec<u32> = frames.iter().filter(|frame| frame.0 == 1 && frame.2 > 1).map(|frame| frame.2).collect();
+    assert_eq!(streams.len(), 200, "all go on once there is room");
+    let answers: Vec<u8> = streams.into_iter().flat_map(|stream| h2::ok(stream, true)).collect();
+    lab.origin.borrow_mut().send(up, answers);
+    lab.wait(SECOND);
+    for client in clients {
+        assert!(lab.client.borrow().text(client).starts_with("HTTP/1.1 200 "));
+    }
+    lab.end();
 }

@@ -1,7 +1,10 @@
 //! What is sent again, and what never is.
 
+use steady_proxy::AttemptEnd;
+
 use crate::frames as h2;
-use crate::lab::{GET, Lab, SECOND};
+use crate::lab::{GET, Lab, OK, SECOND};
+use crate::world::Node;
 use crate::world::policy::Place;
 
 /// One request with a body, to an h2c target that refuses it in some way; how often it was sent and what the client got.
@@ -71,5 +74,34 @@ fn a_request_whose_connection_broke_is_never_sent_again() {
     lab.wait(SECOND);
     assert!(lab.client.borrow().text(client).starts_with("HTTP/1.1 502 "));
     assert_eq!(lab.origin.borrow().accepted.len(), 1);
+    lab.end();
+}
+
+#[test]
+fn a_request_with_a_body_whose_idle_connection_ends_in_the_same_batch_is_sent_over_another() {
+    let mut lab = Lab::h1();
+    let client = lab.send(GET);
+    let mut up = lab.upstream(0);
+    lab.origin.borrow_mut().send(up, OK);
+    // Which of the two is seen first is drawn.
+    for round in 1..=10 {
+        lab.client_got(client, b"ok");
+        lab.client.borrow_mut().take(client);
+        lab.client.borrow_mut().send(client, "POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: 5\r\n\r\nhello");
+        lab.origin.borrow_mut().close(up);
+        // Both arrive while the worker sleeps.
+        for _ in 0..2 {
+            lab.client.borrow_mut().step();
+            lab.origin.borrow_mut().step();
+        }
+        let later = lab.world.now() + SECOND / 1000;
+        lab.world.net.advance(later);
+        up = lab.upstream(round);
+        lab.origin_got(up, b"\r\n\r\nhello");
+        lab.origin.borrow_mut().send(up, OK);
+    }
+    lab.client_got(client, b"ok");
+    let refused = lab.world.proxies[0].ledger.borrow().ended(AttemptEnd::Refused);
+    assert!(refused > 0 && refused == lab.world.proxies[0].stats().retries.value(), "{refused}");
     lab.end();
 }

@@ -424,6 +424,12 @@ impl Raw {
         }
     }
 
+    /// Ends it by a reset.
+    pub fn reset(&mut self, id: ConnId) {
+        self.conns.get_mut(&id).unwrap().closed = true;
+        self.sim.reset(id);
+    }
+
     /// Closes every connection.
     pub fn hang_up(&mut self) {
         for id in self.conns.keys().copied().collect::<Vec<_>>() {

@@ -58,6 +58,7 @@ pub struct Place {
     pub addr: Addr,
     pub protocol: Protocol,
     pub replay: u32,
+    pub pings: bool,
     /// Over TLS, trusting nobody.
     pub tls: bool,
     pub connect_timeout: Duration,
@@ -71,6 +72,7 @@ impl Place {
             addr: addr.into(),
             protocol: Protocol::Http1,
             replay: 0,
+            pings: false,
             tls: false,
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(60),
@@ -127,6 +129,7 @@ pub struct Ledger {
 #[derive(Clone, Debug)]
 pub struct Ended {
     pub id: u64,
+    pub version: u8,
     pub status: u16,
     pub attempts: u8,
     pub outcome: steady_proxy::Outcome,
@@ -212,6 +215,7 @@ impl TestPolicy {
             connect_timeout: place.connect_timeout,
             response_timeout: place.response_timeout,
             replay_bytes_max: place.replay,
+            pings: place.pings,
         }
     }
 
@@ -362,6 +366,7 @@ impl Policy for TestPolicy {
         ledger.finished += 1;
         ledger.records.push(Ended {
             id: ticket.id,
+            version: record.version,
             status: record.status,
             attempts: record.attempts,
             outcome: record.outcome,

@@ -61,7 +61,7 @@ enum Asked {
     Connect { conn: ConnId, addr: Addr },
     Send { conn: ConnId, buf: SendBuf },
     Shutdown { conn: ConnId },
-    Close { conn: ConnId },
+    Close { conn: ConnId, reset: bool },
     Look { end: EndKey },
 }
 
@@ -143,6 +143,15 @@ impl Sim {
             }
         });
     }
+
+    fn end(&self, conn: ConnId, reset: bool) {
+        self.ask(conn, Asked::Close { conn, reset });
+        self.with(|node| {
+            if let Some(entry) = node.conns.get(conn) {
+                entry.closing = true;
+            }
+        });
+    }
 }
 
 impl Driver for Sim {
@@ -219,12 +228,11 @@ impl Driver for Sim {
     }
 
     fn close(&mut self, conn: ConnId) {
-        self.ask(conn, Asked::Close { conn });
-        self.with(|node| {
-            if let Some(entry) = node.conns.get(conn) {
-                entry.closing = true;
-            }
-        });
+        self.end(conn, false);
+    }
+
+    fn reset(&mut self, conn: ConnId) {
+        self.end(conn, true);
     }
 
     fn wait(&mut self, until: Option<Time>, events: &mut Vec<Event>) -> io::Result<()> {
@@ -293,7 +301,7 @@ impl Turn<'_> {
                 Asked::Connect { conn, addr } => self.connect(conn, addr),
                 Asked::Send { conn, buf } => self.send(conn, buf),
                 Asked::Shutdown { conn } => self.shutdown(conn),
-                Asked::Close { conn } => self.close(conn),
+                Asked::Close { conn, reset } => self.close(conn, reset),
                 Asked::Look { end } => self.node().touched.push(end),
             }
         }
@@ -331,10 +339,12 @@ impl Turn<'_> {
         }
     }
 
-    fn close(&mut self, conn: ConnId) {
+    fn close(&mut self, conn: ConnId, reset: bool) {
         let end = self.node().conns.get(conn).and_then(|entry| entry.end.take());
-        if let Some(end) = end {
-            self.net.close_end(end);
+        match end {
+            Some(end) if reset => self.net.abort(end),
+            Some(end) => self.net.close_end(end),
+            None => {}
         }
         self.net.report_closed(self.node, conn);
     }

@@ -502,7 +502,8 @@ impl Net {
         self.ends.remove(key);
     }
 
-    fn abort(&mut self, key: EndKey) {
+    /// Ends both directions at once, by a reset.
+    pub(super) fn abort(&mut self, key: EndKey) {
         let Some(end) = self.ends.remove(key) else { return };
         if end.reset.is_none() {
             let at = self.arrival(end.peer, Duration::ZERO);

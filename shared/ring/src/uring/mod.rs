@@ -275,6 +275,16 @@ impl Driver for Uring {
         self.close_when_idle(conn);
     }
 
+    fn reset(&mut self, conn: ConnId) {
+        let open = self.conns.get(conn).filter(|conn| conn.state != State::Closing);
+        if let Some(fd) = open.and_then(|conn| conn.raw()) {
+            self.stats.syscalls += 1;
+            // Where it cannot be had the peer sees an end.
+            let _ = steady_sys::net::reset_on_close(fd);
+        }
+        self.close(conn);
+    }
+
     fn wait(&mut self, until: Option<Time>, events: &mut Vec<Event>) -> io::Result<()> {
         self.stats.waits += 1;
         self.conns.rest_ended();

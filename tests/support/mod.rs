@@ -61,14 +61,16 @@ pub fn bun() -> Option<&'static Path> {
             if found.is_none() {
                 let required = std::env::var_os("STEADY_REQUIRE_BUN").is_some_and(|value| !value.is_empty());
                 assert!(!required, "STEADY_REQUIRE_BUN is set, but there is no bun and npm could not fetch it");
-                // Written past the test harness, which would keep it to itself.
-                let _ = std::io::stderr().write_all(
-                    b"\n*** SKIPPED: tests of applications on Bun (no bun on PATH, npm cannot fetch it) ***\n\n",
-                );
+                shout("SKIPPED: tests of applications on Bun (no bun on PATH, npm cannot fetch it)");
             }
             found
         })
         .as_deref()
+}
+
+/// Says it past the test harness, which would keep it to itself.
+pub fn shout(what: &str) {
+    let _ = std::io::stderr().write_all(format!("\n*** {what} ***\n\n").as_bytes());
 }
 
 fn fetch_bun() -> Option<PathBuf> {

@@ -46,11 +46,14 @@ pub struct Field<'h> {
     pub name: &'h [u8],
     /// Without surrounding white space; no CR, LF or NUL.
     pub value: &'h [u8],
+    /// The peer forbade any table to keep it (HTTP/2; RFC 7541 §6.2.3), and so it goes on.
+    pub never_indexed: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     id: Name,
+    never_indexed: bool,
     /// Where the name is, when `id` does not say it.
     name: Span,
     value: Span,
@@ -164,7 +167,7 @@ impl Head {
     pub fn fields(&self) -> impl ExactSizeIterator<Item = Field<'_>> {
         self.entries.iter().map(|entry| {
             let name = if entry.id == Name::Other { self.at(entry.name) } else { entry.id.as_bytes() };
-            Field { id: entry.id, name, value: self.at(entry.value) }
+            Field { id: entry.id, name, value: self.at(entry.value), never_indexed: entry.never_indexed }
         })
     }
 
@@ -198,14 +201,14 @@ impl Head {
         let id = Name::from_bytes(name);
         let name = self.put(name);
         let value = self.put(value);
-        self.entries.push(Entry { id, name, value });
+        self.entries.push(Entry { id, never_indexed: false, name, value });
     }
 
     /// Appends a field of a well-known name.
     pub fn push_known(&mut self, id: Name, value: &[u8]) {
         debug_assert_ne!(id, Name::Other);
         let value = self.put(value);
-        self.entries.push(Entry { id, name: Span::default(), value });
+        self.entries.push(Entry { id, never_indexed: false, name: Span::default(), value });
     }
 
     /// Appends a field whose name is lower-cased on the way in.
@@ -215,7 +218,7 @@ impl Head {
         self.arena[range.clone()].make_ascii_lowercase();
         let id = Name::from_bytes(&self.arena[range]);
         let value = self.put(value);
-        self.entries.push(Entry { id, name, value });
+        self.entries.push(Entry { id, never_indexed: false, name, value });
     }
 
     /// Like [`push_lowercasing`](Head::push_lowercasing), and says which name it was: for a parser that takes some fields
@@ -245,7 +248,7 @@ impl Head {
         let slice = |span: Span| &arena[span.start as usize..(span.start + span.len) as usize];
         self.entries.retain(|entry| {
             let name = if entry.id == Name::Other { slice(entry.name) } else { entry.id.as_bytes() };
-            keep(Field { id: entry.id, name, value: slice(entry.value) })
+            keep(Field { id: entry.id, name, value: slice(entry.value), never_indexed: entry.never_indexed })
         });
     }
 

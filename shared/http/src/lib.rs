@@ -16,12 +16,19 @@
 //!   are given; the HTTP/1.1 codecs make them where they are missing.
 //! - After a successful CONNECT the stream is a tunnel: [`Event::Data`] both ways until [`Event::Data`] with `end`.
 
+mod authority;
 pub mod codec;
 pub mod error;
 pub mod h1;
 pub mod h2;
 pub mod head;
 pub mod limits;
+
+/// HPACK by itself, for the fuzz targets.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    pub use crate::h2::plain::{HpackDecoder, HpackEncoder, Pairs};
+}
 
 pub use codec::{Client, Codec, Event, Step, StreamId};
 pub use error::{Error, Reset};

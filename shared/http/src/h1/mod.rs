@@ -28,7 +28,6 @@
 //!   upgrade leaves the connection usable; a declined plain CONNECT ends it, for its client may have sent tunnel octets already.
 //! - `TE: trailers` is written with the `Connection: te` that RFC 9110 §10.1.4 demands.
 
-mod authority;
 mod body;
 mod client;
 mod fields;

@@ -1,8 +1,8 @@
 //! A request's head.
 
-use super::authority::Authority;
 use super::fields::{Facts, parse_head};
 use super::scan::{bad, is_token, list, over, token_len};
+use crate::authority::Authority;
 use crate::error::Error;
 use crate::head::{Head, Method, Name, Scheme};
 use crate::limits::{Limit, Limits};

@@ -113,6 +113,9 @@ pub struct Connection<R: Role> {
     pub(super) recv_owed: u32,
     /// The highest stream that the peer (server) or we (client) opened.
     pub(super) last_id: u32,
+    /// Server: the numbers that the client passed over last, from and up to. Only a broken peer passes any over; the latest
+    /// are enough to tell a number that was never used from a stream that has ended.
+    pub(super) skipped: (u32, u32),
     /// What our GOAWAY said.
     pub(super) said_last: Option<u32>,
     /// What the peer's GOAWAY said.
@@ -155,6 +158,7 @@ impl<R: Role> Connection<R> {
             recv_window: i64::from(WINDOW_INITIAL),
             recv_owed: 0,
             last_id: 0,
+            skipped: (0, 0),
             said_last: None,
             heard_last: None,
             ended: false,

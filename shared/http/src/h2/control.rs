@@ -26,6 +26,7 @@ impl<R: Role> Connection<R> {
             frame::SETTINGS => return self.begin_settings(frame, out),
             frame::GOAWAY => {
                 let Some(fixed) = body.first_chunk::<8>() else { return Ok(Progress::Wait) };
+                self.count_control(out)?;
                 self.reading = Reading::Skip(frame.len - 8);
                 let event = self.goaway(*fixed);
                 return Ok(Progress::Event(frame::HEAD + 8, event));

@@ -31,7 +31,11 @@ impl<R: Role> Connection<R> {
         if frame.has(frame::WITH_PRIORITY) {
             // Weights and dependencies are ignored (RFC 9113 §5.3.2).
             let Some(rest) = left.checked_sub(5) else {
-                return Err(self.fail(out, code::FRAME_SIZE_ERROR, "HEADERS is too short for its priority", None));
+                let (code, reason) = match padding {
+                    0 => (code::FRAME_SIZE_ERROR, "HEADERS is too short for its priority"),
+                    _ => (code::PROTOCOL_ERROR, "padding is longer than its frame"),
+                };
+                return Err(self.fail(out, code, reason, None));
             };
             left = rest;
             took += 5;
@@ -124,6 +128,10 @@ impl<R: Role> Connection<R> {
         let slot = self.streams.find(gathered.id);
         let mut kind = self.kind_of(gathered.id, slot, out)?;
         if kind == Kind::Request {
+            let next = (self.last_id + 1) | 1;
+            if gathered.id > next {
+                self.skipped = (next, gathered.id);
+            }
             self.last_id = gathered.id;
             if self.is_refused(gathered.id) {
                 kind = Kind::Discarded;

@@ -4,10 +4,11 @@
 //! the compression state depends on it. A head over a limit is cut (what follows is decoded and dropped) until it is
 //! [`EXCESS`] times over, which ends the connection: decoding for nothing is work that the peer chose.
 
+use crate::authority::Authority;
 use crate::head::{Head, Method, Name, Scheme};
 use crate::limits::{Limit, Limits};
 
-use super::hpack::{Fields, HpackError, Which};
+use super::hpack::{Fields, HpackError, Marks, Which};
 
 /// How many times `head_bytes_max` one block may decode to before the connection ends instead of the stream.
 pub(super) const EXCESS: usize = 4;
@@ -66,7 +67,6 @@ pub(super) struct Message<'h> {
     octets: usize,
     /// Where the value of `host` is in the arena, and its length.
     host: Option<(usize, usize)>,
-    authority: (usize, usize),
     fault: Option<&'static str>,
     over: Option<Limit>,
 }
@@ -83,7 +83,6 @@ impl<'h> Message<'h> {
             cookies: 0,
             octets: 0,
             host: None,
-            authority: (0, 0),
             fault: None,
             over: None,
         }
@@ -130,9 +129,10 @@ impl<'h> Message<'h> {
             if self.seen & AUTHORITY == 0 {
                 self.head.place_authority(start, len);
             } else {
-                let arena = self.head.arena_mut();
-                let (own, own_len) = self.authority;
-                if !arena[start..start + len].eq_ignore_ascii_case(&arena[own..own + own_len]) {
+                let default = if self.head.scheme == Scheme::Https { 443 } else { 80 };
+                let host = Authority::parse(&self.head.arena()[start..start + len]);
+                let own = Authority::parse(self.head.authority());
+                if !host.zip(own).is_some_and(|(host, own)| host.agrees_with(&own, default)) {
                     return Err("host differs from :authority");
                 }
             }
@@ -140,13 +140,15 @@ impl<'h> Message<'h> {
             return Err("request without :authority or host");
         }
         if connect {
+            if self.seen & PROTOCOL == 0 && !Authority::parse(self.head.authority()).is_some_and(|own| own.has_port()) {
+                return Err("CONNECT without a port");
+            }
             // A tunnel has no length (RFC 9110 §9.3.6).
             self.head.content_length = None;
-        } else {
-            let asterisk = self.head.path() == b"*" && self.head.method == Method::Options;
-            if !self.head.path().starts_with(b"/") && !asterisk {
-                return Err(":path is not absolute");
-            }
+        }
+        let asterisk = self.head.path() == b"*" && self.head.method == Method::Options;
+        if self.seen & PATH != 0 && !self.head.path().starts_with(b"/") && !asterisk {
+            return Err(":path is not absolute");
         }
         if self.cookies > 1 {
             self.head.join_cookies();
@@ -168,7 +170,7 @@ impl<'h> Message<'h> {
     }
 
     /// A field that is not a pseudo-field; its octets are in the arena.
-    fn regular(&mut self, id: Name, start: usize, value: usize) -> Result<(), &'static str> {
+    fn regular(&mut self, id: Name, start: usize, value: usize, marks: Marks) -> Result<(), &'static str> {
         self.regular = true;
         match id {
             Name::Connection | Name::KeepAlive | Name::ProxyConnection | Name::TransferEncoding | Name::Upgrade => {
@@ -196,6 +198,9 @@ impl<'h> Message<'h> {
             return self.drop_from(start);
         }
         self.head.place_field(id, start, value);
+        if marks.never_indexed {
+            self.head.mark_never_indexed();
+        }
         Ok(())
     }
 
@@ -215,7 +220,7 @@ impl<'h> Message<'h> {
         if self.host.is_some() {
             return Err("host twice");
         }
-        if !is_authority(self.value(value)) {
+        if Authority::parse(self.value(value)).is_none() {
             return Err("host is not an authority");
         }
         self.host = Some((value, self.value(value).len()));
@@ -273,12 +278,11 @@ impl<'h> Message<'h> {
                 self.head.place_path(value);
             }
             Which::AUTHORITY => {
-                if !is_authority(text) {
+                if Authority::parse(text).is_none() {
                     return Err(":authority is not an authority");
                 }
-                self.authority = (value, text.len());
-                let (start, len) = self.authority;
-                self.head.place_authority(start, len);
+                let len = text.len();
+                self.head.place_authority(value, len);
             }
             Which::PROTOCOL => {
                 if text.is_empty() || !text.iter().all(|&octet| is_token(octet) || octet == b'/') {
@@ -302,7 +306,7 @@ impl Fields for Message<'_> {
     }
 
     #[inline]
-    fn field(&mut self, which: Which, start: usize, value: usize, bad: bool) -> Result<(), HpackError> {
+    fn field(&mut self, which: Which, start: usize, value: usize, marks: Marks) -> Result<(), HpackError> {
         let name_len = if which.is_unnamed() { value - start } else { which.name().len() };
         let value_len = self.head.arena_mut().len() - value;
         if !self.admit(name_len, value_len)? {
@@ -310,8 +314,8 @@ impl Fields for Message<'_> {
             return Ok(());
         }
         let checked = match which.field() {
-            _ if bad => Err("field has a forbidden octet"),
-            Some(id) => self.regular(id, start, value),
+            _ if marks.bad => Err("field has a forbidden octet"),
+            Some(id) => self.regular(id, start, value, marks),
             None => self.pseudo(which, value),
         };
         if let Err(fault) = checked {
@@ -326,7 +330,7 @@ impl Fields for Message<'_> {
         if !matches!(which, Which::METHOD | Which::SCHEME | Which::STATUS) {
             let start = self.head.arena_mut().len();
             self.head.arena_mut().extend_from_slice(text);
-            return self.field(which, start, start, false);
+            return self.field(which, start, start, Marks::default());
         }
         // The most frequent fields of all; what the table says needs no check.
         if !self.admit(which.name().len(), text.len())? {
@@ -401,7 +405,6 @@ fn has_foreign_octet(text: &[u8]) -> bool {
 
 const TOKEN: u8 = 1;
 const NAME: u8 = 2;
-const AUTHORITY_OCTET: u8 = 4;
 
 /// What each octet may be part of.
 static CLASSES: [u8; 256] = {
@@ -420,32 +423,6 @@ static CLASSES: [u8; 256] = {
         if token && !byte.is_ascii_uppercase() {
             classes[octet] |= NAME;
         }
-        // Host and port (RFC 3986 §3.2), user information excluded (RFC 9113 §8.3.1).
-        let host = byte.is_ascii_alphanumeric()
-            || matches!(
-                byte,
-                b'-' | b'.'
-                    | b'_'
-                    | b'~'
-                    | b'!'
-                    | b'$'
-                    | b'&'
-                    | b'\''
-                    | b'('
-                    | b')'
-                    | b'*'
-                    | b'+'
-                    | b','
-                    | b';'
-                    | b'='
-                    | b'%'
-                    | b':'
-                    | b'['
-                    | b']'
-            );
-        if host {
-            classes[octet] |= AUTHORITY_OCTET;
-        }
         octet += 1;
     }
     classes
@@ -457,10 +434,6 @@ fn is_token(octet: u8) -> bool {
 
 fn is_name(octet: u8) -> bool {
     CLASSES[usize::from(octet)] & NAME != 0
-}
-
-fn is_authority(text: &[u8]) -> bool {
-    !text.is_empty() && text.iter().all(|&octet| CLASSES[usize::from(octet)] & AUTHORITY_OCTET != 0)
 }
 
 fn parse_length(text: &[u8]) -> Option<u64> {

@@ -36,6 +36,9 @@ mod receive;
 mod send;
 mod streams;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use hpack::plain;
+
 pub use connection::{ClientRole, Connection, Role, ServerRole};
 
 /// The side that answers.

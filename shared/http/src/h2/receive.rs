@@ -246,6 +246,10 @@ impl<R: Role> Connection<R> {
         if self.is_idle(id) {
             return Err(self.fail(out, code::PROTOCOL_ERROR, "frame on an idle stream", None));
         }
+        if (self.skipped.0..self.skipped.1).contains(&id) {
+            // Closed, but never a stream (RFC 9113 §5.1.1).
+            return Err(self.fail(out, code::PROTOCOL_ERROR, "stream number below one that was used", None));
+        }
         if self.recent.may_have(id) || self.is_refused(id) {
             return Ok(());
         }

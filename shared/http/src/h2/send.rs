@@ -42,7 +42,12 @@ impl<R: Role> Connection<R> {
 
     fn put_fields(&mut self, head: &Head, out: &mut Vec<u8>) {
         for field in head.fields() {
-            self.encoder.field(Which::of(field.id), field.name, field.value, out);
+            let which = Which::of(field.id);
+            if field.never_indexed {
+                self.encoder.never_indexed(which, field.name, field.value, out);
+            } else {
+                self.encoder.field(which, field.name, field.value, out);
+            }
         }
     }
 
@@ -327,8 +332,8 @@ impl<R: Role> Codec for Connection<R> {
         self.dead.is_some()
             || self.ended
             || self.said_last.is_some()
-            || self.heard_last.is_some()
-            || (!R::SERVER && self.last_id >= ID_MAX)
+            // A client's GOAWAY is about pushed streams: its own may go on, and the end is its to make.
+            || (!R::SERVER && (self.heard_last.is_some() || self.last_id >= ID_MAX))
     }
 }
 

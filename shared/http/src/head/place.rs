@@ -9,6 +9,10 @@ impl Head {
         &mut self.arena
     }
 
+    pub(crate) fn arena(&self) -> &[u8] {
+        &self.arena
+    }
+
     fn tail(&self, start: usize) -> Span {
         Span { start: start as u32, len: (self.arena.len() - start) as u32 }
     }
@@ -18,7 +22,14 @@ impl Head {
     pub(crate) fn place_field(&mut self, id: Name, start: usize, value: usize) {
         let name = Span { start: start as u32, len: (value - start) as u32 };
         let value = self.tail(value);
-        self.entries.push(Entry { id, name, value });
+        self.entries.push(Entry { id, never_indexed: false, name, value });
+    }
+
+    /// The field that was appended last may be kept by no table.
+    pub(crate) fn mark_never_indexed(&mut self) {
+        if let Some(entry) = self.entries.last_mut() {
+            entry.never_indexed = true;
+        }
     }
 
     /// The method is the arena from `start` on.

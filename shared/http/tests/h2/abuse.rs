@@ -127,6 +127,7 @@ fn pings_settings_priorities_and_noise() {
         frame(SETTINGS, 1, 0, &[]),
         frame(PRIORITY, 0, 1, &[0; 5]),
         frame(77, 0, 0, &[]),
+        frame(GOAWAY, 0, 0, &[0; 8]),
     ] {
         let ended = ends(&mut server(Limits::default()), true, 2000, Limit::ControlFrames, |_| flood.clone());
         assert!((990..=1000).contains(&ended), "{ended}");

@@ -350,9 +350,11 @@ fn frames_that_nobody_knows_and_priority_are_ignored() {
 
 #[test]
 fn stream_numbers_only_grow() {
-    let mut end = plain();
-    end.hear(&get(5, 0, &[])).unwrap();
-    dies(&mut end, &get(3, ES, &[]), STREAM_CLOSED);
+    for late in [1, 3] {
+        let mut end = plain();
+        end.hear(&get(5, 0, &[])).unwrap();
+        dies(&mut end, &get(late, ES, &[]), PROTOCOL_ERROR);
+    }
 }
 
 #[test]
@@ -626,6 +628,15 @@ fn going_away_lets_streams_finish_and_ignores_later_ones() {
     assert_eq!(end.hear(&late).unwrap(), [Seen::Data { id: 1, data: b"y".to_vec(), flow: 1, end: true }]);
     end.codec.send_head(end.ids[&1], &response(200, &[]), true, &mut end.out);
     assert_eq!(end.codec.active(), 0);
+}
+
+#[test]
+fn a_clients_goaway_ends_nothing() {
+    let mut end = plain();
+    let goaway = frame(GOAWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 0xff]);
+    assert_eq!(end.hear(&goaway).unwrap(), [Seen::GoAway { last: 0, code: 0xff }]);
+    assert!(!end.codec.is_finished());
+    assert!(matches!(end.hear(&get(1, ES, &[])).unwrap()[..], [Seen::Head { id: 1, .. }]));
 }
 
 #[test]

@@ -4,6 +4,15 @@ use super::statics::{STATIC_COUNT, STATICS, Which};
 use super::table::{Kept, Table};
 use super::{HpackError, huffman};
 
+/// What a literal's representation, or its octets, say beyond its name and value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::h2) struct Marks {
+    /// It has an octet that [`Fields::is_bad`] found.
+    pub bad: bool,
+    /// No table may keep it, here or at any hop after this (RFC 7541 §6.2.3).
+    pub never_indexed: bool,
+}
+
 /// Takes the fields of a block as they are decoded.
 ///
 /// For every field the decoder appends its name (unless [`Which::name`] gives it) and then its value to the arena, and
@@ -13,11 +22,11 @@ pub(in crate::h2) trait Fields {
     fn arena(&mut self) -> &mut Vec<u8>;
 
     /// A field whose value is what the arena has from `value` on, and whose name, where `which` does not give it, is what
-    /// the arena has from `start` to `value`. `bad`: it has an octet that [`Fields::is_bad`] found.
+    /// the arena has from `start` to `value`.
     ///
     /// # Errors
     /// [`HpackError::TooLarge`] when this is more than a whole block may be.
-    fn field(&mut self, which: Which, start: usize, value: usize, bad: bool) -> Result<(), HpackError>;
+    fn field(&mut self, which: Which, start: usize, value: usize, marks: Marks) -> Result<(), HpackError>;
 
     /// A field of the static table with its value; nothing was appended.
     ///
@@ -112,12 +121,13 @@ impl Decoder {
         }
         let arena = fields.arena();
         let start = arena.len();
+        let marks = Marks { bad: entry.bad, never_indexed: false };
         if entry.which.is_unnamed() {
             arena.extend_from_slice(octets);
-            fields.field(entry.which, start, start + name_len, entry.bad)
+            fields.field(entry.which, start, start + name_len, marks)
         } else {
             arena.extend_from_slice(&octets[name_len..]);
-            fields.field(entry.which, start, start, entry.bad)
+            fields.field(entry.which, start, start, marks)
         }
     }
 
@@ -150,7 +160,7 @@ impl Decoder {
             let name = if which.is_unnamed() { name } else { which.name() };
             self.table.insert(Kept { which, bad, plain: !bad && F::is_plain(which), hash: 0 }, name, value);
         }
-        fields.field(which, start, value_at, bad)
+        fields.field(which, start, value_at, Marks { bad, never_indexed: first & 0xf0 == 0x10 })
     }
 }
 

@@ -4,11 +4,11 @@
 //! Each name has a [`Policy`]:
 //! - **Index** (most names, unknown ones too; `date` as well, which a busy connection repeats for a second): a field not in the table is inserted. A name whose values keep changing is
 //!   found out by a small counter and no longer inserted, but for a try now and then, so that it cannot flush the rest.
-//! - **Plain**, what is new in (almost) every message: `:path`, `content-length`, validators, ranges, request
+//! - **Plain**, what is new in (almost) every message: `content-length`, validators, ranges, request
 //!   ids, trace context, forwarding addresses, our own timing. The value is never inserted; a name that the static
 //!   table lacks is inserted once, with the value at hand, and referred to from then on.
 //! - **Secret**, what an attacker who can make the other side encode might guess octet by octet (RFC 7541 §7.1):
-//!   credentials and cookies. Never indexed, and marked so for every hop after us.
+//!   credentials, cookies, `:path`. Never indexed, and marked so for every hop after us; as is what came so marked.
 //! - **Drop**: fields of one HTTP/1.1 connection, which HTTP/2 may not carry (RFC 9113 §8.2.2).
 //!
 //! # How it is found
@@ -35,7 +35,7 @@ static POLICIES: [Policy; Which::COUNT] = {
         policies[Which::of(PLAIN[plain]).number()] = Policy::Plain;
         plain += 1;
     }
-    policies[Which::PATH.number()] = Policy::Plain;
+    policies[Which::PATH.number()] = Policy::Secret;
     let mut secret = 0;
     while secret < SECRET.len() {
         policies[Which::of(SECRET[secret]).number()] = Policy::Secret;
@@ -182,6 +182,13 @@ impl Encoder {
             }
             Policy::Secret => self.literal(which, name, value, 0x10, out),
             Policy::Drop => {}
+        }
+    }
+
+    /// A field that its sender marked so, see [`Marks`](super::Marks): it goes on as it came.
+    pub(in crate::h2) fn never_indexed(&mut self, which: Which, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+        if POLICIES[which.number()] != Policy::Drop {
+            self.literal(which, name, value, 0x10, out);
         }
     }
 

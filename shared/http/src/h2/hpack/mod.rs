@@ -6,13 +6,15 @@
 mod decoder;
 mod encoder;
 mod huffman;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod plain;
 mod statics;
 mod table;
 
 #[cfg(test)]
 mod tests;
 
-pub(super) use decoder::{Decoder, Fields};
+pub(super) use decoder::{Decoder, Fields, Marks};
 pub(super) use encoder::Encoder;
 pub(super) use statics::Which;
 

@@ -1,51 +1,10 @@
 //! RFC 7541's own examples, and the two sides against each other.
 
+use super::plain::{Collector, Pairs};
 use super::statics::Which;
-use super::{Decoder, Encoder, Fields, HpackError};
+use super::{Decoder, Encoder, HpackError};
 use crate::head::Name;
 use proptest::prelude::*;
-
-type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
-
-/// Collects fields; refuses more than `max` octets.
-#[derive(Default)]
-struct Collector {
-    arena: Vec<u8>,
-    pairs: Pairs,
-}
-
-impl Fields for Collector {
-    fn arena(&mut self) -> &mut Vec<u8> {
-        &mut self.arena
-    }
-
-    fn field(&mut self, which: Which, start: usize, value: usize, _bad: bool) -> Result<(), HpackError> {
-        let name = if which.is_unnamed() { &self.arena[start..value] } else { which.name() };
-        self.pairs.push((name.to_vec(), self.arena[value..].to_vec()));
-        self.arena.truncate(start);
-        Ok(())
-    }
-
-    fn static_field(&mut self, which: Which, value: &'static [u8]) -> Result<(), HpackError> {
-        self.pairs.push((which.name().to_vec(), value.to_vec()));
-        Ok(())
-    }
-
-    fn plain_field(&mut self, which: Which, octets: &[u8], name_len: usize) -> Result<(), HpackError> {
-        let (name, value) = octets.split_at(name_len);
-        assert!(which.is_unnamed() || which.name() == name);
-        self.pairs.push((name.to_vec(), value.to_vec()));
-        Ok(())
-    }
-
-    fn is_plain(which: Which) -> bool {
-        which.field().is_some()
-    }
-
-    fn is_bad(_: &[u8], _: &[u8]) -> bool {
-        false
-    }
-}
 
 fn decode(decoder: &mut Decoder, block: &[u8]) -> Result<Pairs, HpackError> {
     let mut collector = Collector::default();
@@ -195,7 +154,8 @@ fn what_repeats_is_one_octet_and_what_is_secret_or_unique_is_never_indexed() {
     let repeats = [(":authority", "a.steady.page"), ("user-agent", "curl/8"), ("accept", "*/*"), ("x-tenant", "blue")];
     assert!(encode(&mut encoder, &repeats).len() > 20);
     assert_eq!(encode(&mut encoder, &repeats).len(), 4);
-    for (name, pattern) in [("cookie", 0x10), ("authorization", 0x10), ("set-cookie", 0x10), ("etag", 0), (":path", 0)]
+    for (name, pattern) in
+        [("cookie", 0x10), ("authorization", 0x10), ("set-cookie", 0x10), ("etag", 0), (":path", 0x10)]
     {
         let block = encode(&mut encoder, &[(name, "/v")]);
         assert_eq!(block[0] & 0xf0, pattern, "{name}");

@@ -1,11 +1,24 @@
-//! Authorities: `Host`, and the authority of a target.
+//! Authorities: `Host`, `:authority`, and the authority of a target. Both versions take the same ones, so that a name that
+//! one hop reads is the name that the next one reads.
 
 /// A host and, where it was given, a port.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Authority<'i> {
+pub(crate) struct Authority<'i> {
     host: &'i [u8],
     port: Option<u16>,
 }
+
+/// The octets of a name.
+static NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut octet = 0;
+    while octet < 256 {
+        let c = octet as u8;
+        table[octet] = c.is_ascii_alphanumeric() || matches!(c, b'-' | b'.' | b'_' | b'~');
+        octet += 1;
+    }
+    table
+};
 
 impl<'i> Authority<'i> {
     /// Parses `host[:port]`. Stricter than RFC 3986 §3.2: no user, no percent-encoding or sub-delimiters, no empty host or
@@ -18,10 +31,7 @@ impl<'i> Authority<'i> {
                 let is_address = |octet: &u8| octet.is_ascii_hexdigit() || matches!(octet, b':' | b'.');
                 (host, (inner.len() >= 2 && inner.iter().all(is_address)).then_some(rest)?)
             }
-            _ => {
-                let is_name = |octet: &u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'.' | b'_' | b'~');
-                text.split_at(text.iter().position(|octet| !is_name(octet)).unwrap_or(text.len()))
-            }
+            _ => text.split_at(text.iter().position(|&octet| !NAME[usize::from(octet)]).unwrap_or(text.len())),
         };
         if host.is_empty() {
             return None;

@@ -6,7 +6,7 @@ use super::body::{Body, Piece};
 use super::outgoing::{Outgoing, Sent};
 use super::request::names_protocol;
 use super::response::{self, Response};
-use super::scan::{bad, block_len, over};
+use super::scan::{bad, block_len, is_token, over};
 use super::websocket;
 use super::write;
 use crate::codec::{self, Codec, Event, Step, StreamId};
@@ -227,7 +227,13 @@ impl Client {
             _ if head.path().is_empty() => b"/",
             _ => head.path(),
         };
-        write::part(if self.asked_upgrade() { b"GET" } else { head.method_bytes() }, out);
+        let method = if self.asked_upgrade() { b"GET" } else { head.method_bytes() };
+        // `#` may stand in a method, though not in a target.
+        if is_token(method) {
+            out.extend_from_slice(method)
+        } else {
+            write::part(method, out)
+        }
         out.push(b' ');
         write::part(target, out);
         out.extend_from_slice(b" HTTP/1.1\r\nhost: ");

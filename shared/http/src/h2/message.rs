@@ -181,6 +181,8 @@ impl<'h> Message<'h> {
             Name::Te if !self.value(value).eq_ignore_ascii_case(b"trailers") => {
                 return Err("te other than trailers");
             }
+            // Canonical: HTTP/2 has it in no other case.
+            Name::Te => self.head.arena_mut()[value..].make_ascii_lowercase(),
             Name::Host => return self.take_host(value),
             Name::ContentLength => {
                 let length = parse_length(self.value(value)).ok_or("content-length is not a number")?;

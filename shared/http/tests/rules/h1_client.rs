@@ -48,6 +48,13 @@ fn rfc_9112_3_2_every_request_has_one_host_and_it_is_the_targets_authority() {
 }
 
 #[test]
+fn rfc_9110_9_1_a_method_goes_on_as_it_came_whatever_token_it_is() {
+    for method in ["BREW", "get", "M-SEARCH", "#%&'*+.^_`|~!$"] {
+        assert!(written(&request(method, "/", &[]), true).starts_with(&format!("{method} / HTTP/1.1\r\n")));
+    }
+}
+
+#[test]
 fn rfc_9112_3_2_4_options_of_the_whole_server_has_the_asterisk_form() {
     assert!(written(&request("OPTIONS", "*", &[]), true).starts_with("OPTIONS * HTTP/1.1\r\n"));
 }

@@ -211,7 +211,9 @@ impl<R: Rules> Inbound<R> {
         self.grants.clear();
         self.granted_until = self.received_below;
         self.granted_known = self.received_below;
-        self.forget_answers(hello.floor);
+        // A sender whose last trim was not on disk begins lower than it was; what it has forgotten to have heard is empty.
+        self.peer_floor = hello.floor.clamp(1, self.durable_below);
+        self.answers = self.answers.split_off(&self.peer_floor);
         self.answers_sent_below = self.peer_floor;
         self.top_up();
         self.now = true;
@@ -402,6 +404,11 @@ impl<R: Rules> Inbound<R> {
             self.now = true;
         }
         self.due_at = Some(self.due_at.unwrap_or(now + config.ack_delay));
+    }
+
+    /// Feedback goes at once, whatever it says.
+    pub(crate) fn answer_now(&mut self) {
+        self.now = true;
     }
 
     /// Whether feedback is to go alone now; it may ride on anything whenever there is some.

@@ -262,13 +262,15 @@ impl<R: Rules> Stream<R> {
 
     fn hello(&mut self, now: Duration, hello: &wire::Hello) {
         match &mut self.link {
+            Link::Up { confirmed, .. } if hello.seen => {
+                // It repeats its hello until it hears anything else: what told it so was lost.
+                *confirmed = true;
+                self.inbound.answer_now();
+            }
             Link::Up { again, confirmed, .. } => {
-                *confirmed |= hello.seen;
-                if !hello.seen {
-                    // Ours was lost, or has crossed this one.
-                    *again = (*again).min(now);
-                    *confirmed = false;
-                }
+                // Ours was lost, or has crossed this one.
+                *again = (*again).min(now);
+                *confirmed = false;
             }
             Link::Greeting { .. } => self.greeted(now, hello),
             Link::Away { .. } | Link::Refused => {}

@@ -138,6 +138,12 @@ impl<D: Disk, R: Rules> Log<D, R> {
             failed: false,
             rules: PhantomData,
         };
+        // What was read may be in the system's memory only, left by a process that died before its sync: make it durable
+        // before anything is built on it.
+        if let Some(last) = log.segments.back().filter(|_| config.sync != Sync::Never) {
+            log.disk.sync(&segment_name(last.number))?;
+            log.disk.sync_names()?;
+        }
         // Nothing is ever written behind an end that a crash may have torn.
         log.roll()?;
         Ok((log, found.recovered))
@@ -169,6 +175,10 @@ impl<D: Disk, R: Rules> Log<D, R> {
         let name = segment_name(number);
         if let Some(spare) = self.spares.pop() {
             self.disk.rename(&spare, &name)?;
+            // Else a crash could bring back the file's former name with what is now written into it.
+            if self.config.sync != Sync::Never {
+                self.disk.sync_names()?;
+            }
         }
         let head = SegmentHead {
             segment: number,

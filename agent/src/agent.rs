@@ -23,7 +23,7 @@ use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::records::{Record, Records, replace_file};
 use crate::supervise::spawner::Spawner;
-use crate::supervise::{Board, Counters, Dirs, PlaneRef, Shared, leftovers, process};
+use crate::supervise::{Board, Counters, Dirs, PlaneRef, Shared, leftovers, ports};
 
 const PRELOAD: &str = include_str!("preload.ts");
 /// Octets of a unix socket's path, with its closing zero (unix(7)).
@@ -145,7 +145,7 @@ impl Agent {
             records: self.records,
             plane: plane.clone(),
             board: Board::new(plane.clone(), first),
-            ports: process::Ports::default(),
+            ports: ports::Ports::default(),
             counters,
             instances: AtomicU64::new(first_instance(SystemTime::now())),
         });

@@ -1,6 +1,7 @@
 //! The life of applications: one actor each, and what all of them share.
 //!
-//! [`actor`] decides (which version, when to start, what the workers are told), [`process`] keeps one process, [`probe`] asks
+//! [`actor`] decides (which version, when to start, what the workers are told), `launch` starts a process and
+//! `keeper` keeps it, [`process`] is what both and the actor say to each other, [`ports`] are theirs, [`probe`] asks
 //! whether it answers, [`spawner`] starts it so that it cannot outlive the agent, [`leftovers`] ends what slipped away.
 
 use std::collections::HashMap;
@@ -19,7 +20,10 @@ use crate::records::Records;
 
 pub mod actor;
 pub mod backoff;
+mod keeper;
+mod launch;
 pub mod leftovers;
+pub mod ports;
 pub mod probe;
 pub mod process;
 pub mod spawner;
@@ -51,7 +55,7 @@ pub struct Shared {
     pub records: Records,
     pub plane: PlaneRef,
     pub board: Board,
-    pub ports: process::Ports,
+    pub ports: ports::Ports,
     pub counters: Counters,
     pub instances: AtomicU64,
 }

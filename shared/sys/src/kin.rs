@@ -3,7 +3,9 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
+
+use crate::pidfd;
 
 /// A process: its number and when it began (clock ticks since boot, field 22 of proc_pid_stat(5)). The pair is unique
 /// for as long as the machine is up.
@@ -28,7 +30,10 @@ impl Kin {
     /// Sends `signal` to this very process, through a pidfd, so that it cannot reach another one. `Ok(false)`: it is
     /// gone.
     pub fn signal(self, signal: i32) -> io::Result<bool> {
-        let Some(fd) = pidfd(self.pid)? else { return Ok(false) };
+        let fd = match pidfd::open(self.pid) {
+            Ok(fd) => fd,
+            Err(error) => return gone_or(error),
+        };
         // The pidfd fixes the process; the look after it makes sure that it is the one meant.
         if !self.is_alive() {
             return Ok(false);
@@ -50,16 +55,6 @@ pub fn die_with_parent(parent: u32) -> bool {
     // SAFETY: PR_SET_PDEATHSIG takes a signal number and touches no memory.
     let set = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM, 0, 0, 0) } == 0;
     set && std::os::unix::process::parent_id() == parent
-}
-
-fn pidfd(pid: u32) -> io::Result<Option<OwnedFd>> {
-    // SAFETY: pidfd_open takes two integers and touches no memory.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    if fd < 0 {
-        return gone_or(io::Error::last_os_error()).map(|_| None);
-    }
-    // SAFETY: the kernel just gave us this descriptor, and nobody else knows it.
-    Ok(Some(unsafe { OwnedFd::from_raw_fd(fd as i32) }))
 }
 
 fn gone_or(error: io::Error) -> io::Result<bool> {

@@ -149,6 +149,19 @@ pub fn listen_tcp(addr: SocketAddr, backlog: u32) -> io::Result<OwnedFd> {
     bind_and_listen(socket, &raw, backlog)
 }
 
+/// Whether a program could bind `addr` now, also one that does not set SO_REUSEADDR: nobody listens there, and no
+/// connection of a former listener lingers.
+pub fn can_bind(addr: SocketAddr) -> io::Result<bool> {
+    let raw = RawAddr::tcp(addr);
+    let socket = stream_socket(&raw, false)?;
+    // SAFETY: `raw` is a valid address of `len` octets for the time of the call.
+    match check(unsafe { libc::bind(socket.as_raw_fd(), raw.as_ptr(), raw.len()) }) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// A listening unix socket at `path`, which must not exist: whoever owns the path removes what a predecessor left.
 pub fn listen_unix(path: &Path, backlog: u32) -> io::Result<OwnedFd> {
     let raw = RawAddr::unix(path)?;

@@ -53,7 +53,7 @@ impl Plan {
             cache_max: 2000,
             messages_max: 300,
             bytes_max: 60_000,
-            patience: Duration::from_secs(120),
+            patience: Duration::from_secs(60),
             ..Config::default()
         };
         Plan {
@@ -409,8 +409,12 @@ impl<R: Rules> World<R> {
             }
             15 => {
                 self.outcomes.disconnections += 1;
-                let away = Duration::from_secs(self.rng.u64(10..180));
+                let away = Duration::from_secs(self.rng.u64(10..120));
                 self.disconnect(away);
+                // Nothing else that would bring them together sooner; or something.
+                if self.rng.bool() {
+                    self.trouble_at = Some(self.now + away).filter(|at| *at < self.plan.trouble_until);
+                }
             }
             16 => {
                 let which = usize::from(self.rng.bool());

@@ -8,7 +8,7 @@ use std::process::{Child, Stdio};
 use serde_json::Value;
 
 use support::http::Conn;
-use support::up::Up;
+use support::up::{Up, signal};
 use support::{eventually, folder_like, repository, steady, text};
 
 fn open_slow(up: &Up) -> Conn {
@@ -221,4 +221,43 @@ fn what_waits_for_an_application_is_listed_cut_and_traced(up: &Up) {
         assert!(served["events"][1]["waited_us"].as_u64() > Some(0));
         assert!(served["queue_us"].as_u64() >= served["events"][1]["waited_us"].as_u64());
     });
+}
+
+#[test]
+fn a_hangup_changes_limits_at_once_and_says_what_waits_for_a_restart() {
+    let up = Up::start(&[]);
+    up.deploy(&repository("tests/apps/fixture"), "fixture", "h1");
+    for (daemon, pid, key, log) in
+        [("agent", up.agent_pid("h1"), "apps", "h1/agent.log"), ("lb", up.edge_pid(), "timeouts", "lb/lb.log")]
+    {
+        let file = up.dir().join(log).with_file_name(format!("{daemon}.toml"));
+        let before = std::fs::read_to_string(&file).unwrap();
+        let limit = if daemon == "lb" { "response = \"150ms\"" } else { "response_timeout = \"100ms\"" };
+        let after =
+            before.replace(&format!("[{key}]\n"), &format!("[{key}]\n{limit}\n")).replace("workers = 0", "workers = 1");
+        assert_ne!(before, after);
+        std::fs::write(&file, after).unwrap();
+        let check = steady().arg(daemon).arg("--check").arg("--config").arg(&file).output().unwrap();
+        let live = if daemon == "lb" { "timeouts" } else { "apps.response_timeout" };
+        assert!(text(&check).contains(&format!("in force after SIGHUP: {live}\n")), "{}", text(&check));
+        assert!(text(&check).contains("in force at its next start: workers"), "{}", text(&check));
+        signal(pid, "HUP");
+        eventually("it has read the file", || {
+            let log = std::fs::read_to_string(up.dir().join(log)).unwrap();
+            log.contains("the configuration was read again").then_some(log)
+        });
+        let log = std::fs::read_to_string(up.dir().join(log)).unwrap();
+        assert!(log.contains("it takes effect at the next start key=\"workers\""), "{log}");
+        eventually("the new time-out is in force", || {
+            let reply = up.get("fixture", "/slow?ms=3000");
+            assert!(reply.status == 504 || reply.status == 200, "{}", reply.text());
+            (reply.status == 504 && reply.text().contains("in time")).then_some(())
+        });
+        std::fs::write(&file, before).unwrap();
+        signal(pid, "HUP");
+        eventually("the old time-out is in force again", || {
+            (up.get("fixture", "/slow?ms=500").status == 200).then_some(())
+        });
+    }
+    assert_eq!(up.stop(), 0);
 }

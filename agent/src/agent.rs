@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::api::{self, Api, Facts, Token};
 use crate::bundle::Bundles;
-use crate::config::Config;
+use crate::config::{Config, Live};
 use crate::gate::{Apps, Notice, Plane};
 use crate::host::{self, Host};
 use crate::limits::Limits;
@@ -61,6 +61,7 @@ fn at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
 #[derive(Debug)]
 pub struct Agent {
     config: Config,
+    live: Arc<Live>,
     limits: Limits,
     dirs: Dirs,
     mark: String,
@@ -106,7 +107,21 @@ impl Agent {
         let known = records.load_all().map_err(Error::Records)?;
         let addr = config.control_addr;
         let listener = TcpListener::bind(addr).await.map_err(|source| Error::Listen { addr, source })?;
-        Ok(Self { config, limits, dirs, mark, token, bundles, records, known, listener, leftovers_killed, _lock: lock })
+        let live = Arc::new(Live::new(config.apps.clone()));
+        Ok(Self {
+            config,
+            live,
+            limits,
+            dirs,
+            mark,
+            token,
+            bundles,
+            records,
+            known,
+            listener,
+            leftovers_killed,
+            _lock: lock,
+        })
     }
 
     /// Where the API listens.
@@ -117,6 +132,11 @@ impl Agent {
     /// What this host knows it owns: the workers' first truth, before they accept anything.
     pub fn apps(&self) -> Apps {
         host::apps_of(&self.known, &self.config.apps)
+    }
+
+    /// What may change while it runs.
+    pub fn live(&self) -> Arc<Live> {
+        Arc::clone(&self.live)
     }
 
     /// Runs until `shutdown`, then drains the workers, stops every application, and returns. `addr` and `io` are what the
@@ -133,9 +153,8 @@ impl Agent {
         let plane = PlaneRef(plane);
         let counters = Counters::default();
         counters.leftovers_killed.add(self.leftovers_killed as u64);
-        let drain_timeout = self.config.apps.drain_timeout;
         let shared = Arc::new(Shared {
-            config: self.config.apps,
+            config: Arc::clone(&self.live),
             limits: self.limits,
             dirs: self.dirs,
             host_name: self.config.name,
@@ -163,7 +182,8 @@ impl Agent {
                 () = ends => Ok(()),
             }
         });
-        let (heeding, collecting) = (Arc::clone(&host), Arc::clone(&host));
+        let (heeding, collecting, following) = (Arc::clone(&host), Arc::clone(&host), Arc::clone(&host));
+        let following = tokio::spawn(async move { following.follow_config().await });
         let heeding = tokio::spawn(async move { heeding.heed(notices).await });
         let collecting = tokio::spawn(async move { collecting.collect().await });
         let ended = tokio::select! {
@@ -175,12 +195,14 @@ impl Agent {
             },
         };
         tracing::info!("stopping: the workers drain first, then the applications end");
+        let drain_timeout = self.live.get().drain_timeout;
         plane.drain(drain_timeout);
         let until = tokio::time::Instant::now() + drain_timeout;
         while !plane.is_drained() && tokio::time::Instant::now() < until {
             tokio::time::sleep(DRAINED_LOOK_EVERY).await;
         }
         collecting.abort();
+        following.abort();
         heeding.abort();
         // Before the applications: nothing may be placed while they are stopped.
         let _ = end_api.send(());

@@ -354,7 +354,7 @@ async fn drain(
     body: Bytes,
 ) -> Result<Json<serde_json::Value>, Problem> {
     let body: DrainBody = body_of(&body)?;
-    let deadline = body.deadline_ms.map_or(api.host.shared.config.drain_timeout, Duration::from_millis);
+    let deadline = body.deadline_ms.map_or(api.host.shared.config.get().drain_timeout, Duration::from_millis);
     let drained = api.host.drain(&name, Generation(body.generation), deadline.min(DRAIN_MAX), false).await?;
     Ok(Json(show_drained(drained)))
 }
@@ -375,7 +375,7 @@ async fn remove(
 ) -> Result<Json<serde_json::Value>, Problem> {
     let missing = || Problem::new(StatusCode::BAD_REQUEST, "say which: ?generation=G, the one that is to end");
     let generation = Generation(query.generation.ok_or_else(missing)?);
-    let drained = api.host.drain(&name, generation, api.host.shared.config.drain_timeout, true).await?;
+    let drained = api.host.drain(&name, generation, api.host.shared.config.get().drain_timeout, true).await?;
     Ok(Json(show_drained(drained)))
 }
 

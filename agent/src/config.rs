@@ -8,6 +8,10 @@ use std::time::Duration;
 
 use steady_ring::Addr;
 
+mod reload;
+
+pub use reload::{Live, Reload};
+
 use crate::toml_read::{self, Fault, Reader};
 
 /// Which driver the workers run on.

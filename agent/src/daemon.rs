@@ -1,6 +1,6 @@
 //! `steady agent`: from a configuration file to a running host.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use serde_json::json;
 use steady_proxy::log::{LogHandle, LogSink};
 use steady_proxy::{Blueprint, Limits, Listener, daemon};
 use steady_ring::Addr;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::agent::Agent;
-use crate::config::{Config, Io as IoChoice, LogFormat};
+use crate::config::{Config, Io as IoChoice, Live, LogFormat};
 use crate::data::DataPlane;
 use crate::gate::Plane;
 
@@ -30,12 +30,17 @@ pub fn main(file: &Path, check: bool) -> ExitCode {
     };
     if check {
         println!("{}: good", file.display());
+        let running = daemon::started_with(&config.state_dir).and_then(|running| Config::load(&running).ok());
+        if let Some(running) = running {
+            let reload = running.reload(&config);
+            daemon::say_reload(&reload.live, &reload.restart);
+        }
         return ExitCode::SUCCESS;
     }
     daemon::start_log(config.log.format == LogFormat::Json, &config.log.level);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let served = match builder.worker_threads(1).thread_name("control").enable_all().build() {
-        Ok(runtime) => runtime.block_on(serve(config)),
+        Ok(runtime) => runtime.block_on(serve(config, file)),
         Err(error) => Err(format!("the control side's runtime cannot be started: {error}")),
     };
     match served {
@@ -47,7 +52,7 @@ pub fn main(file: &Path, check: bool) -> ExitCode {
     }
 }
 
-async fn serve(config: Config) -> Result<(), String> {
+async fn serve(config: Config, file: &Path) -> Result<(), String> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
     daemon::raise_descriptors();
@@ -60,12 +65,12 @@ async fn serve(config: Config) -> Result<(), String> {
         LogSink::open(path).map_err(|error| format!("the request log {} cannot be opened: {error}", path.display()))
     });
     let log = log.transpose()?;
-    let reopening = log.as_ref().map(LogSink::handle).map(|handle| tokio::spawn(reopen_on_hangup(handle)));
+    let hangup = signal(SignalKind::hangup()).map_err(|error| error.to_string())?;
 
     // What an earlier agent left is ended, and what this host owns is known, before anybody can connect.
     let (workers, data, state_dir) =
         (daemon::workers(config.workers), config.data_addr.clone(), config.state_dir.clone());
-    let agent = Agent::open(config).await.map_err(|error| error.to_string())?;
+    let agent = Agent::open(config.clone()).await.map_err(|error| error.to_string())?;
     let control = agent.control_addr().map_err(|error| error.to_string())?;
     let (socket, data) = match data {
         Addr::Tcp(addr) => daemon::listen(addr).map(|(socket, addr)| (socket, Addr::Tcp(addr)))?,
@@ -87,10 +92,14 @@ async fn serve(config: Config) -> Result<(), String> {
     let fleet = plane.start(blueprint, notices_in, steady_proxy::Timeouts::default(), log.as_ref());
     let fleet = fleet.map_err(|error| format!("the workers cannot be started: {error}"))?;
 
+    daemon::keep_config(&state_dir, file);
     let ready = state_dir.join("ready.json");
     let told = json!({ "pid": std::process::id(), "data": data.to_string(), "control": control });
     daemon::write_whole(&ready, told.to_string().as_bytes())
         .map_err(|error| format!("{}: {error}", ready.display()))?;
+    let reloading =
+        Reloading { file: file.to_owned(), config, live: agent.live(), log: log.as_ref().map(LogSink::handle) };
+    let reloading = tokio::spawn(reloading.follow(hangup));
     let stop = async {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -101,9 +110,7 @@ async fn serve(config: Config) -> Result<(), String> {
     let ended = agent.run(Arc::clone(&plane) as Arc<dyn Plane>, notices, data.to_string(), io, stop).await;
     // Nobody should take a stale file for a running agent; one that is gone already is as good.
     let _ = std::fs::remove_file(&ready);
-    if let Some(reopening) = reopening {
-        reopening.abort();
-    }
+    reloading.abort();
     plane.stop();
     if let Err(error) = fleet.join() {
         tracing::error!(%error, "a worker ended badly");
@@ -129,9 +136,40 @@ fn edge_limits() -> steady_http::Limits {
     }
 }
 
-async fn reopen_on_hangup(log: LogHandle) {
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
-    while hangup.recv().await.is_some() {
-        log.reopen();
+/// What SIGHUP does.
+struct Reloading {
+    file: PathBuf,
+    /// What is in force.
+    config: Config,
+    live: Arc<Live>,
+    log: Option<LogHandle>,
+}
+
+impl Reloading {
+    async fn follow(mut self, mut hangup: Signal) {
+        while hangup.recv().await.is_some() {
+            if let Some(log) = &self.log {
+                log.reopen();
+            }
+            self.read();
+        }
+    }
+
+    /// Reads the configuration again. A file that is wrong changes nothing.
+    fn read(&mut self) {
+        let new = match Config::load(&self.file) {
+            Ok(new) => new,
+            Err(error) => return tracing::error!(%error, "the configuration stays as it was"),
+        };
+        let reload = self.config.reload(&new);
+        for key in &reload.restart {
+            tracing::warn!(key, "it takes effect at the next start");
+        }
+        if reload.live.contains(&"log.level") {
+            daemon::set_log_level(&reload.effective.log.level);
+        }
+        self.config = reload.effective;
+        self.live.set(self.config.apps.clone());
+        tracing::info!(live = ?reload.live, "the configuration was read again");
     }
 }

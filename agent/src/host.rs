@@ -58,8 +58,8 @@ impl Host {
     fn make(&self, record: Record) -> AppHandle {
         let files = Files {
             dir: self.shared.dirs.apps.join(&record.name).join("log"),
-            bytes_max: self.shared.config.log_bytes_max,
-            files_max: self.shared.config.log_files_max,
+            bytes_max: self.shared.config.get().log_bytes_max,
+            files_max: self.shared.config.get().log_files_max,
         };
         let log = AppLog::open(files, &self.shared.limits);
         actor::spawn(Arc::clone(&self.shared), record, log)
@@ -85,7 +85,7 @@ impl Host {
         if let Some(handle) = self.find(name) {
             return Ok(handle);
         }
-        let max = self.shared.config.apps_max;
+        let max = self.shared.config.get().apps_max;
         if self.apps.len() >= max {
             return Err(Refusal::Conflict(format!("this host has {max} applications already (apps.apps_max)")));
         }
@@ -133,6 +133,17 @@ impl Host {
                         let _ = entry.commands.try_send(Command::Doubt { instance });
                     }
                 }
+            }
+        }
+    }
+
+    /// Has every application's limits follow the configuration, for ever.
+    pub async fn follow_config(&self) {
+        loop {
+            self.shared.config.changed().await;
+            for handle in self.all() {
+                // An actor that has ended has nothing to publish.
+                let _ = handle.commands.send(Command::Publish).await;
             }
         }
     }

@@ -31,6 +31,7 @@ pub fn main(file: &Path, check: bool) -> ExitCode {
         }
         if problems.is_empty() {
             println!("{}: good", file.display());
+            say_reload(file);
         }
         return if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
@@ -55,6 +56,16 @@ pub fn main(file: &Path, check: bool) -> ExitCode {
             tracing::error!("{reason}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// What SIGHUP would change in the edge that runs with another version of this file.
+fn say_reload(file: &Path) {
+    let Ok(new) = Config::load(file) else { return };
+    let running = daemon::started_with(&new.state_dir).and_then(|running| Config::load(&running).ok());
+    if let Some(running) = running {
+        let reload = running.reload(&new);
+        daemon::say_reload(&reload.live, &reload.restart);
     }
 }
 
@@ -108,6 +119,7 @@ async fn serve(config: Config, file: &Path) -> Result<(), String> {
             log.reopen();
         }
     };
+    daemon::keep_config(&config.state_dir, file);
     let (watched, orders) = watch_workers(Arc::clone(&plane), orders);
     let parts = Parts {
         facts,

@@ -398,6 +398,9 @@ async fn reload(edge: &Arc<Edge>, api: &Api, events: &mpsc::Sender<HostEvent>, f
         tracing::warn!(key, "it takes effect at the next start");
     }
     let effective = Arc::new(reload.effective);
+    if reload.live.contains(&"log.level") {
+        steady_proxy::daemon::set_log_level(&effective.log.level);
+    }
     edge.config.store(Arc::clone(&effective));
     edge.control.set_settings(effective.settings()).await;
     match edge.store().load().await {

@@ -98,6 +98,8 @@ pub enum Command {
     Doubt {
         instance: u64,
     },
+    /// The configuration has changed.
+    Publish,
     /// The agent ends: stop everything, change no record.
     Shutdown {
         reply: oneshot::Sender<()>,
@@ -269,6 +271,7 @@ impl Actor {
                     process.doubt.notify_one();
                 }
             }
+            Command::Publish => drop(self.publish()),
             Command::Shutdown { .. } => {}
         }
     }

@@ -71,8 +71,8 @@ impl Keeper {
         let cut = if cause == Cause::Ordered { self.drain(&exited).await } else { 0 };
         self.tell(Event::Lost { instance: self.instance }).await;
         let grace = match &cause {
-            Cause::Ordered => self.shared.config.stop_timeout,
-            Cause::NeverReady(_) => self.shared.limits.failed_start_grace.min(self.shared.config.stop_timeout),
+            Cause::Ordered => self.shared.config.get().stop_timeout,
+            Cause::NeverReady(_) => self.shared.limits.failed_start_grace.min(self.shared.config.get().stop_timeout),
             // It has gone, or it does not run its event loop: there is nobody to be asked.
             Cause::Exited | Cause::Hung(_) => Duration::ZERO,
         };
@@ -125,7 +125,7 @@ impl Keeper {
     /// Probes until an answer below 500 comes.
     async fn become_ready(&self) -> Result<(), String> {
         let limits = &self.shared.limits;
-        let timeout = self.shared.config.start_timeout;
+        let timeout = self.shared.config.get().start_timeout;
         let until = Instant::now() + timeout;
         let mut last = "it was not asked".to_owned();
         loop {

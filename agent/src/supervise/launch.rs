@@ -52,7 +52,9 @@ pub async fn launch(
     let instance = shared.next_instance();
     let place = match &spec.run {
         Run::Bun { .. } => Place::Unix(shared.dirs.sockets.join(format!("{instance}.sock"))),
-        Run::Command(_) => Place::Tcp(shared.ports.take(fastrand::u32(..)).map_err(|error| passing("no port is free", error))?),
+        Run::Command(_) => {
+            Place::Tcp(shared.ports.take(fastrand::u32(..)).map_err(|error| passing("no port is free", error))?)
+        }
     };
     let mut command = command_for(shared, app, &spec, &held.folder(), &place, instance)
         .map_err(|error| passing("its folders cannot be made", error))?;
@@ -129,7 +131,7 @@ fn command_for(
     std::fs::create_dir_all(&tmp)?;
     let mut command = match &spec.run {
         Run::Bun { entry } => {
-            let mut command = Command::new(&shared.config.bun);
+            let mut command = Command::new(&shared.config.get().bun);
             command.arg("--preload").arg(&shared.dirs.preload).arg(folder.join(entry));
             command
         }

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::bundle::Bundles;
-use crate::config::AppsConfig;
+use crate::config::Live;
 use crate::gate::{App, Apps, Plane};
 use crate::limits::Limits;
 use crate::records::Records;
@@ -44,7 +44,7 @@ pub struct Dirs {
 /// What every actor needs.
 #[derive(Debug)]
 pub struct Shared {
-    pub config: AppsConfig,
+    pub config: Arc<Live>,
     pub limits: Limits,
     pub dirs: Dirs,
     pub host_name: String,

@@ -44,7 +44,9 @@ impl Ports {
     /// The larger of what the kernel's own range (`LOW HIGH`) leaves below it and above it; all where it leaves next to nothing.
     fn beside(range: &str) -> Ports {
         let mut bounds = range.split_ascii_whitespace().filter_map(|number| number.parse::<u16>().ok());
-        let (Some(low), Some(high)) = (bounds.next(), bounds.next()) else { return Ports { first: LOWEST, last: 32_767 } };
+        let (Some(low), Some(high)) = (bounds.next(), bounds.next()) else {
+            return Ports { first: LOWEST, last: 32_767 };
+        };
         let below = Ports { first: LOWEST, last: low.saturating_sub(1) };
         let above = Ports { first: high.saturating_add(1).max(LOWEST), last: u16::MAX };
         let widest = if below.count() >= above.count() { below } else { above };

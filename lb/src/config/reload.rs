@@ -41,6 +41,7 @@ impl Config {
             "health" => health;
             "limits" => bundle_bytes_max;
             "forwarded" => forwarded;
+            "log.level" => log.level;
         }
         note_restart! {
             "state_dir" => state_dir;
@@ -49,7 +50,8 @@ impl Config {
             "listen" => listen;
             "tls" => tls;
             "private" => private;
-            "log" => log;
+            "log.access" => log.access;
+            "log.format" => log.format;
         }
         Reload { effective, live, restart }
     }

@@ -148,9 +148,10 @@ fn a_reload_takes_live_keys_and_names_those_that_wait() {
     new.hosts.clear();
     new.workers = 7;
     new.log.level = "debug".into();
+    new.log.access = Some("/elsewhere".into());
     let reload = old.reload(&new);
-    assert_eq!(reload.live, ["host", "timeouts"]);
-    assert_eq!(reload.restart, ["workers", "log"]);
+    assert_eq!(reload.live, ["host", "timeouts", "log.level"]);
+    assert_eq!(reload.restart, ["workers", "log.access"]);
     assert_eq!(reload.effective.timeouts.idle, Duration::from_secs(1));
     assert_eq!(reload.effective.workers, 0);
     assert!(old.reload(&old).live.is_empty());

@@ -4,20 +4,55 @@ use std::io::{self, IsTerminal, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZero;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use steady_ring::{Choice, Chosen};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, reload};
 
 /// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn.
 const BACKLOG: u32 = 4096;
+
+/// Changes the level of the log that was started.
+type SetLevel = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+/// A process has one log.
+static SET_LEVEL: OnceLock<SetLevel> = OnceLock::new();
 
 /// Starts the daemon's own log, on stderr. `STEADY_LOG` in the environment overrides the level (`info,steady_proxy=debug`).
 pub fn start_log(json: bool, level: &str) {
     let filter = EnvFilter::try_from_env("STEADY_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     // A second start (in tests) keeps the first.
-    let _ = if json { builder.json().try_init() } else { builder.with_ansi(io::stderr().is_terminal()).try_init() };
+    if json {
+        let builder = builder.json().with_filter_reloading();
+        let handle = builder.reload_handle();
+        if builder.try_init().is_ok() {
+            let _ = SET_LEVEL.set(Box::new(move |level| set_filter(level, |filter| handle.reload(filter))));
+        }
+    } else {
+        let builder = builder.with_ansi(io::stderr().is_terminal()).with_filter_reloading();
+        let handle = builder.reload_handle();
+        if builder.try_init().is_ok() {
+            let _ = SET_LEVEL.set(Box::new(move |level| set_filter(level, |filter| handle.reload(filter))));
+        }
+    }
+}
+
+fn set_filter(level: &str, reload: impl FnOnce(EnvFilter) -> Result<(), reload::Error>) -> Result<(), String> {
+    if std::env::var_os("STEADY_LOG").is_some() {
+        return Err("STEADY_LOG in the environment overrides it".to_owned());
+    }
+    let filter = EnvFilter::builder().parse(level).map_err(|error| error.to_string())?;
+    reload(filter).map_err(|error| error.to_string())
+}
+
+/// Changes the level of the daemon's own log; what stands against it is logged.
+pub fn set_log_level(level: &str) {
+    if let Some(set) = SET_LEVEL.get()
+        && let Err(why) = set(level)
+    {
+        tracing::error!(level, why, "the level of this log stays as it was");
+    }
 }
 
 /// The driver of the workers, and why it is not io_uring where that was hoped for.
@@ -84,6 +119,36 @@ pub fn listen(addr: SocketAddr) -> Result<(OwnedFd, SocketAddr), String> {
     let listener = TcpListener::from(socket);
     let bound = listener.local_addr().map_err(explain)?;
     Ok((listener.into(), bound))
+}
+
+/// The configuration that a daemon was started with, as it was then; in its state directory.
+const STARTED_WITH: &str = "started-with.toml";
+
+/// Keeps a copy of the configuration for [`started_with`]. A daemon runs without it, so a failure is only told.
+pub fn keep_config(state_dir: &Path, file: &Path) {
+    let kept = std::fs::read(file).and_then(|text| write_whole(&state_dir.join(STARTED_WITH), &text));
+    if let Err(error) = kept {
+        tracing::warn!(%error, "no copy of the configuration is kept; --check will not say what a reload changes");
+    }
+}
+
+/// Where the configuration is that the daemon of this state directory runs with; `None`: none runs there.
+pub fn started_with(state_dir: &Path) -> Option<PathBuf> {
+    let file = state_dir.join(STARTED_WITH);
+    (state_dir.join("ready.json").exists() && file.exists()).then_some(file)
+}
+
+/// What a reload would do, for people: a line for each kind of key that differs from what the daemon was started with.
+pub fn say_reload(live: &[&str], restart: &[&str]) {
+    if !live.is_empty() {
+        println!("  other than when the running daemon was started, in force after SIGHUP: {}", live.join(", "));
+    }
+    if !restart.is_empty() {
+        println!(
+            "  other than when the running daemon was started, in force at its next start: {}",
+            restart.join(", ")
+        );
+    }
 }
 
 /// Writes `contents` aside, syncs and renames it, so that whoever reads `path` sees all of it or nothing.

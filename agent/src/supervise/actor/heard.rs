@@ -63,7 +63,7 @@ impl Actor {
         self.state = Main::Ready { instance: next.instance };
         let publication = self.publish();
         for instance in old {
-            self.retire(instance, publication, self.shared.config.drain_timeout, false);
+            self.retire(instance, publication, self.shared.config.get().drain_timeout, false);
         }
         let waiters = self.waiters.drain(..).chain(next.waiters);
         waiters.for_each(|waiter| answer(Some(waiter), Ok(())));

@@ -40,7 +40,7 @@ impl Actor {
             self.rollback = None;
             self.set_target(placement, held);
             self.state = Main::Cold;
-            self.retire_all(self.shared.config.drain_timeout);
+            self.retire_all(self.shared.config.get().drain_timeout);
             answer(ready, Ok(()));
             return Ok(());
         }
@@ -111,7 +111,7 @@ impl Actor {
         self.waiters.extend(ready);
         self.failures = 0;
         self.state = Main::Waiting;
-        self.retire_all(self.shared.config.drain_timeout);
+        self.retire_all(self.shared.config.get().drain_timeout);
     }
 
     /// A new version of an ordinary application: on trial beside the old one.
@@ -153,7 +153,7 @@ impl Actor {
             Main::Ready { .. } | Main::Starting { .. } | Main::Falling { .. } | Main::Waiting => {
                 self.waiters.extend(ready);
                 self.state = Main::Waiting;
-                self.retire_all(self.shared.config.drain_timeout);
+                self.retire_all(self.shared.config.get().drain_timeout);
             }
             Main::Cold | Main::Crashed { .. } | Main::Failed { .. } => {
                 self.waiters.extend(ready);

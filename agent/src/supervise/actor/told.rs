@@ -43,9 +43,9 @@ impl Actor {
             role: self.record.role,
             generation: self.record.generation,
             process: self.process_now(),
-            queue_max: self.shared.config.queue_max,
-            queue_wait: self.shared.config.queue_wait,
-            response_timeout: self.shared.config.response_timeout,
+            queue_max: self.shared.config.get().queue_max,
+            queue_wait: self.shared.config.get().queue_wait,
+            response_timeout: self.shared.config.get().response_timeout,
         })
     }
 

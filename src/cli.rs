@@ -269,6 +269,9 @@ pub struct TraceArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  steady rm shop\n\nIts requests finish first; then its process stops, and its files and logs are removed."
+)]
 pub struct RmArgs {
     pub name: String,
 }

@@ -158,7 +158,11 @@ impl Client {
                 dir.join("up.json").display(),
                 dir.display()
             ),
-            FoundBy::Address => format!("nothing answers at {}: {}", self.base, causes(error)),
+            FoundBy::Address => format!(
+                "nothing answers at {}: {}. Does the edge run, and is this the addr of its [private]?",
+                self.base,
+                causes(error)
+            ),
         })
     }
 }

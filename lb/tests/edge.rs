@@ -60,7 +60,7 @@ async fn names_that_are_none_or_reserved_are_refused_before_anything_happens() {
         let lines = life.deploy(&format!("/v1/apps/{reserved}"), "x").await;
         assert!(lines[0]["detail"].as_str().unwrap().contains("reserved"), "{lines:?}");
     }
-    assert_eq!(life.deploy("/v1/apps/fine?host=none", "x").await[0]["status"], 422);
+    assert_eq!(life.deploy("/v1/apps/fine?host=none", "x").await[0]["status"], 404);
     assert_eq!(life.deploy("/v1/apps/fine?hots=h1", "x").await[0]["status"], 400);
     let broken = life.flow(life.request(Method::PUT, "/v1/apps/fine").body("no bundle")).await;
     assert_eq!(broken[0]["status"], 422);
@@ -105,7 +105,7 @@ async fn a_workflow_answers_in_lines_of_json() {
     assert!(last["done"] == true && last["ms"].is_u64() && last["app"]["name"] == "shop");
     let again = life.move_to("h1").await;
     assert_eq!((&again[0]["status"], again.len()), (&json!(409), 1));
-    assert_eq!(life.move_to("nowhere").await[0]["status"], 422);
+    assert_eq!(life.move_to("nowhere").await[0]["status"], 404);
     assert_eq!(life.move_with(json!({"too": "h2"})).await[0]["status"], 400);
 }
 

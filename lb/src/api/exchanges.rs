@@ -52,7 +52,7 @@ pub async fn cut(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Result<
     let wanted = id.clone();
     match ask(&api, move |oversight| oversight.registry.cut(&wanted)).await? {
         0 => {
-            let detail = "it may have ended by itself; GET /v1/exchanges lists what is under way";
+            let detail = "it may have ended by itself; steady requests (GET /v1/exchanges) lists what is under way";
             Err(Problem::new(404, format!("no request with the id {id} is under way"), detail))
         }
         cut => Ok(Json(json!({ "cut": cut }))),

@@ -33,11 +33,11 @@ impl Problem {
     }
 
     pub fn no_app(name: &str) -> Problem {
-        Problem::new(404, format!("there is no application {name}"), "GET /v1/apps lists them")
+        Problem::new(404, format!("there is no application {name}"), "steady apps (GET /v1/apps) lists them")
     }
 
     pub fn no_host(name: &str) -> Problem {
-        Problem::new(404, format!("there is no host {name}"), "GET /v1/hosts lists them")
+        Problem::new(404, format!("there is no host {name}"), "steady hosts (GET /v1/hosts) lists them")
     }
 
     /// As the last line of a workflow that was let in before it could be judged.
@@ -105,7 +105,8 @@ impl From<Failure> for Problem {
 impl From<CannotDeploy> for Problem {
     fn from(error: CannotDeploy) -> Problem {
         let status = match error {
-            CannotDeploy::Reserved(_) | CannotDeploy::NoHost(_) => 422,
+            CannotDeploy::NoHost(name) => return Problem::no_host(&name),
+            CannotDeploy::Reserved(_) => 422,
             CannotDeploy::Elsewhere { .. } => 409,
             _ => 503,
         };
@@ -117,7 +118,7 @@ impl From<CannotMove> for Problem {
     fn from(error: CannotMove) -> Problem {
         let status = match error {
             CannotMove::NoApp(name) => return Problem::no_app(name.as_str()),
-            CannotMove::NoHost(_) => 422,
+            CannotMove::NoHost(name) => return Problem::no_host(&name),
             CannotMove::Store(error) => return error.into(),
             _ => 409,
         };

@@ -80,6 +80,8 @@ pub enum Command {
     /// Remove an application
     #[command(visible_alias = "remove")]
     Rm(RmArgs),
+    /// Watch hosts and applications live: rates, errors, latencies
+    Top(TopArgs),
     /// Show how the edge is: version, driver, listeners, counts
     Status,
     /// Be an edge: the load balancer daemon
@@ -266,6 +268,25 @@ pub struct TraceArgs {
     /// Ask this host's agent instead of the edge
     #[arg(long, value_name = "HOST", conflicts_with = "client")]
     pub at: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  steady top                        live, until q
+  steady top --once                 one look, as text; also what comes when the output is no terminal
+  steady top --json | jq '.apps[] | {name, p99: .\"10s\".total.p99_us}'
+
+Keys: ↑ ↓ select, enter details, esc back, s sort by the next column, / filter by name, space pause, q quit.
+Rates and percentiles are of the last 10 seconds; a request's time is from its head at the edge to its response's.")]
+pub struct TopArgs {
+    /// Look once and end
+    #[arg(long)]
+    pub once: bool,
+
+    /// List this many applications: the busiest
+    #[arg(long, default_value_t = 200, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub apps: u16,
 }
 
 #[derive(Debug, Args)]

@@ -13,6 +13,7 @@ use crate::client::{Client, Done};
 use crate::error::Error;
 use crate::pack::{self, Packed};
 use crate::show::{self, Style};
+use crate::top;
 
 /// Runs one command to its end.
 pub fn run(reach: &Reach, json: bool, command: Command) -> Result<(), Error> {
@@ -32,6 +33,7 @@ pub fn run(reach: &Reach, json: bool, command: Command) -> Result<(), Error> {
             Command::Trace(args) => watch::trace(&Client::reach(reach)?, out, &args).await,
             Command::Rm(args) => rm(&Client::reach(reach)?, out, &args).await,
             Command::Status => status(&Client::reach(reach)?, out).await,
+            Command::Top(args) => top::run(&Client::reach(reach)?, out, &args).await,
             Command::Up(_) | Command::Lb(_) | Command::Agent(_) => {
                 Err(Error::Failed("a daemon is not a client of the private API".to_owned()))
             }

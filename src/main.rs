@@ -11,6 +11,7 @@ mod error;
 mod pack;
 mod parent;
 mod show;
+mod top;
 mod up;
 
 use std::process::ExitCode;

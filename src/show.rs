@@ -22,6 +22,10 @@ impl Style {
     #[cfg(test)]
     pub const PLAIN: Style = Style { colour: false };
 
+    pub fn is_coloured(self) -> bool {
+        self.colour
+    }
+
     pub fn good(self, text: &str) -> String {
         self.wrap("32", text)
     }

@@ -22,8 +22,9 @@ use crate::host::{self, Host};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::records::{Record, Records, replace_file};
+use crate::reports::Hub;
 use crate::supervise::spawner::Spawner;
-use crate::supervise::{Board, Counters, Dirs, PlaneRef, Shared, leftovers, ports};
+use crate::supervise::{Board, Changes, Counters, Dirs, PlaneRef, Shared, leftovers, ports};
 
 const PRELOAD: &str = include_str!("preload.ts");
 /// Octets of a unix socket's path, with its closing zero (unix(7)).
@@ -164,6 +165,7 @@ impl Agent {
             records: self.records,
             plane: plane.clone(),
             board: Board::new(plane.clone(), first),
+            changes: Changes::default(),
             ports: ports::Ports::default(),
             counters,
             instances: AtomicU64::new(first_instance(SystemTime::now())),
@@ -171,7 +173,14 @@ impl Agent {
         shared.board.publish_all();
         let host = Host::start(shared, self.known);
         let facts = Facts { addr, io, started_at: OffsetDateTime::now_utc() };
-        let api = Api { host: Arc::clone(&host), metrics: Metrics::default(), token: self.token, facts };
+        let hub = Hub::new(Arc::clone(&host) as _);
+        let api = Api {
+            host: Arc::clone(&host),
+            metrics: Metrics::default(),
+            token: self.token,
+            facts,
+            reports: Arc::clone(&hub),
+        };
         let (end_api, api_ends) = oneshot::channel::<()>();
         let router = api::router(Arc::new(api));
         let listener = self.listener;
@@ -186,6 +195,7 @@ impl Agent {
         let following = tokio::spawn(async move { following.follow_config().await });
         let heeding = tokio::spawn(async move { heeding.heed(notices).await });
         let collecting = tokio::spawn(async move { collecting.collect().await });
+        let reporting = tokio::spawn(async move { hub.run().await });
         let ended = tokio::select! {
             () = shutdown => Ok(()),
             served = &mut served => match served {
@@ -204,6 +214,7 @@ impl Agent {
         collecting.abort();
         following.abort();
         heeding.abort();
+        reporting.abort();
         // Before the applications: nothing may be placed while they are stopped.
         let _ = end_api.send(());
         if ended.is_ok() {
@@ -309,7 +320,7 @@ fn clear_sockets(dir: &Path) -> Result<(), Error> {
 }
 
 /// Instances grow over restarts of the agent, and fit a JSON number: a thousand starts a millisecond.
-fn first_instance(now: SystemTime) -> u64 {
+pub(crate) fn first_instance(now: SystemTime) -> u64 {
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(0).saturating_mul(1000)
 }

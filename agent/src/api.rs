@@ -24,6 +24,7 @@ use crate::gate::{Generation, Protocol, Role};
 use crate::host::Host;
 use crate::metrics::Metrics;
 use crate::records::{Digest, role_name};
+use crate::reports::Hub;
 use crate::supervise::actor::{AppHandle, Drained, Place, Refusal, StartFailure};
 use crate::supervise::status::Status;
 use crate::supervise::text_of;
@@ -39,6 +40,7 @@ pub struct Api {
     pub metrics: Metrics,
     pub token: Token,
     pub facts: Facts,
+    pub reports: Arc<Hub>,
 }
 
 /// What `GET /v1/host` tells that does not change.
@@ -79,6 +81,7 @@ pub fn router(api: Arc<Api>) -> Router {
     let closed = Router::new()
         .route("/v1/host", get(host))
         .route("/v1/apps", get(apps))
+        .route("/v1/reports", get(reports))
         .route("/v1/apps/{name}", get(app).put(place).delete(remove))
         .route("/v1/apps/{name}/drain", post(drain))
         .route("/v1/apps/{name}/restart", post(restart))
@@ -391,6 +394,20 @@ async fn restart(
     wait_until_ready(wait, heard).await?;
     let status = handle.status.borrow().clone();
     Ok(Json(show(&api, &status)))
+}
+
+// Reports.
+
+/// Reports without end: each as its length in 32 bits, big-endian, and its bytes.
+async fn reports(State(api): State<Arc<Api>>) -> Response {
+    let reports = stream::unfold(api.reports.listen(), |mut reports| async move {
+        let report = reports.next().await?;
+        let length = u32::try_from(report.len()).ok()?;
+        let framed = [&length.to_be_bytes()[..], &report].concat();
+        Some((Ok::<_, std::convert::Infallible>(Bytes::from(framed)), reports))
+    });
+    let headers = [(header::CONTENT_TYPE, "application/vnd.steady.reports"), (header::CACHE_CONTROL, "no-store")];
+    (headers, Body::from_stream(reports)).into_response()
 }
 
 // Logs.

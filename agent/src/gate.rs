@@ -12,6 +12,7 @@ use std::time::Duration;
 use steady_proxy::registry::Oversight;
 use steady_proxy::sample::Samples;
 use steady_ring::Addr;
+use steady_timing::{Meters, Pen};
 
 /// A placement's number: it grows with every move of the application. A host that holds a smaller one is behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,6 +64,8 @@ pub struct App {
     pub name: Arc<str>,
     pub role: Role,
     pub generation: Generation,
+    /// Of what runs, or would; 0: nothing was ever placed here.
+    pub version: u64,
     pub process: Process,
     /// Requests that may wait at once, over all workers, before their bodies are read.
     pub queue_max: u32,
@@ -71,6 +74,17 @@ pub struct App {
     /// The application's own deadline for the head of its response.
     pub response_timeout: Duration,
 }
+
+/// What is measured: one version of an application.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Subject {
+    pub app: Arc<str>,
+    pub version: u64,
+}
+
+/// What each worker measures of it: durations of the application, of waiting for it, and of the agent itself.
+pub type AppPen = Pen<Subject, 3>;
+pub type AppMeters = Meters<Subject, 3>;
 
 /// Every application this host knows. Immutable; replaced whole.
 #[derive(Clone, Debug, Default)]
@@ -111,6 +125,11 @@ pub trait Plane: Send + Sync {
     /// The exchanges under way, for operators; `None`: there are no workers.
     fn oversight(&self) -> Option<Oversight> {
         None
+    }
+
+    /// Where the workers measure applications.
+    fn meters(&self) -> Arc<AppMeters> {
+        Arc::new(AppMeters::new(0))
     }
 }
 

@@ -34,6 +34,7 @@ pub fn apps_of(records: &[Record], config: &AppsConfig) -> Apps {
             name: Arc::clone(&name),
             role: record.role,
             generation: record.generation,
+            version: record.placement.as_ref().map_or(0, |placement| placement.version),
             process,
             queue_max: config.queue_max,
             queue_wait: config.queue_wait,

@@ -17,8 +17,10 @@ pub mod limits;
 pub mod logs;
 pub mod metrics;
 pub mod records;
+pub mod reports;
 pub mod supervise;
 pub mod toml_read;
+pub mod usage;
 
 pub use agent::{Agent, Error, run};
 pub use config::Config;

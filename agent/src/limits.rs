@@ -5,6 +5,19 @@
 
 use std::time::Duration;
 
+/// Applications' versions that are measured at once, over all workers: each takes 21 KiB. Applications are processes, which
+/// take a thousand times that; the bound is for a fault. What comes past it is served, and not measured.
+pub const METERS_MAX: usize = 16_384;
+/// Measured numbers of an application that was quiet this long are let go.
+pub const METERS_QUIET: Duration = Duration::from_secs(600);
+/// Between two reports when nothing happens.
+pub const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// Between two looks whether something happened that is worth a report at once: half of what it may take to be told.
+pub const REPORT_LOOK: Duration = Duration::from_millis(50);
+/// How old the memory of an application's processes may be in a report, and which processes it has.
+pub const MEMORY_EVERY: Duration = Duration::from_secs(5);
+pub const PROCESSES_EVERY: Duration = Duration::from_secs(10);
+
 /// Times and bounds of supervision.
 #[derive(Clone, Debug)]
 pub struct Limits {

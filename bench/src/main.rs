@@ -1,6 +1,7 @@
 //! Every number that the project states comes from here: one subcommand a measurement, each in a file of its own.
 
 mod proxy;
+mod reports;
 mod table;
 
 use std::process::ExitCode;
@@ -21,6 +22,8 @@ enum Measurement {
     Table(table::Args),
     /// CPU per request of Steady's edge, of nginx and of HAProxy.
     Proxy(proxy::Args),
+    /// What latency reports cost an agent and an edge.
+    Reports(reports::Args),
     /// Steady's edge as one of the proxies that are measured.
     #[command(hide = true)]
     Edge(proxy::edge::Args),
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
     let outcome = match Command::parse().measurement {
         Measurement::Table(args) => table::run(&args),
         Measurement::Proxy(args) => proxy::run(&args),
+        Measurement::Reports(args) => reports::run(&args),
         Measurement::Edge(args) => proxy::edge::run(&args),
     };
     match outcome {

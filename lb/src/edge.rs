@@ -11,6 +11,7 @@ use crate::bundles::Bundles;
 use crate::config::Config;
 use crate::control::Control;
 use crate::metrics::Metrics;
+use crate::reports::Reports;
 use crate::store::{Millis, Store};
 use crate::workflow::Tracker;
 
@@ -53,6 +54,7 @@ pub struct Edge {
     pub bundles: Bundles,
     pub workflows: Tracker,
     pub metrics: Arc<Metrics>,
+    pub reports: Arc<Reports>,
 }
 
 impl std::fmt::Debug for Edge {

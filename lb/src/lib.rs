@@ -22,6 +22,7 @@ pub mod edge;
 pub mod limits;
 pub mod metrics;
 pub mod reconcile;
+pub mod reports;
 mod run;
 pub mod signals;
 pub mod snapshot;

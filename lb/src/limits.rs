@@ -56,3 +56,22 @@ pub const TIDY_ATTEMPTS: u32 = 3;
 pub const PREPARE_ATTEMPTS: u32 = 3;
 /// Attempts to restart a database that another process holds for a moment (SQLite's busy time-out).
 pub const STORE_BUSY: Duration = Duration::from_secs(5);
+
+/// Memory for what is known of latencies, over all applications and hosts; past it the applications that are quiet for longest
+/// are forgotten first. A thousand active ones take about 30 MiB.
+pub const REPORTS_BYTES: usize = 128 << 20;
+/// One report, read into memory. 16,384 active applications with everything that was measured are under 40 MB.
+pub const REPORT_BYTES: u32 = 64 << 20;
+/// An agent reports every second: one that says nothing for so long is asked anew.
+pub const REPORT_SILENCE: Duration = Duration::from_secs(5);
+/// Before reports are asked for again, with jitter from half to one and a half of it.
+pub const REPORT_AGAIN: Duration = Duration::from_secs(1);
+/// Between two looks at what this edge itself measured.
+pub const OWN_LOOK: Duration = Duration::from_secs(1);
+/// What an agent counts from further back than this, and this edge has never heard of, was not counted now.
+pub const LIFE_NEW: Duration = Duration::from_secs(1800);
+/// Applications that the workers measure at once, each worker for itself: each takes 14 KiB. Past it an application is
+/// served and not measured here; its agent still does.
+pub const METERS_MAX: usize = 16_384;
+/// Measured numbers of an application that was quiet this long are let go.
+pub const METERS_QUIET: Duration = Duration::from_secs(600);

@@ -10,6 +10,9 @@ use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, R
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use steady_proxy::sample::{Kind as SampleKind, Samples};
 
+use crate::edge::Edge;
+use crate::reports::series::Part;
+use crate::reports::{Counts, Of, Span, Window};
 use crate::snapshot::HostState;
 use crate::store::Kind;
 
@@ -164,6 +167,9 @@ impl Metrics {
                 }
             });
         }
+        if let Some(latency) = &now.latency {
+            latency.record(r);
+        }
         self.handle.run_upkeep();
         self.handle.render()
     }
@@ -176,6 +182,76 @@ pub struct Now {
     pub apps: usize,
     pub workflows_open: usize,
     pub hosts: Vec<HostState>,
+    /// `None`: the control side is not there yet.
+    pub latency: Option<LatencyNow>,
+}
+
+/// What is known of latencies now, of all applications together.
+#[derive(Clone, Debug)]
+pub struct LatencyNow {
+    minute: Window,
+    counts: Counts,
+    memory: usize,
+    /// Applications that are active, meters that workers have open, and those that they were refused.
+    active: (usize, usize, u64),
+    /// Seconds since each host's last report.
+    ages: Vec<(String, f64)>,
+}
+
+impl LatencyNow {
+    pub fn of(edge: &Edge) -> LatencyNow {
+        let (reports, now) = (&edge.reports, edge.begun.elapsed());
+        let age = |host: &str| reports.last(host).map(|last| now.saturating_sub(last).as_secs_f64());
+        let hosts = edge.hosts.all();
+        let ages = hosts.iter().filter_map(|host| Some((host.record.name.clone(), age(&host.record.name)?)));
+        LatencyNow {
+            minute: reports.window(Of::All, Span::Minute, now),
+            counts: reports.counts(),
+            memory: reports.memory(),
+            active: reports.active(),
+            ages: ages.collect(),
+        }
+    }
+}
+
+impl LatencyNow {
+    fn record(&self, r: &PrometheusRecorder) {
+        for (part, times) in Part::ALL.iter().zip(&self.minute.sum.times) {
+            for (name, q) in [("0.5", 0.5), ("0.9", 0.9), ("0.99", 0.99), ("0.999", 0.999)] {
+                let labels = [("part", part.name()), ("q", name)];
+                // Of nothing there is no latency; Prometheus has a value for that.
+                let seconds = times.quantile(q).map_or(f64::NAN, |us| us as f64 / 1e6);
+                gauge(r, "latency_seconds", "Of all requests of the last minute, by part.", &labels).set(seconds);
+            }
+        }
+        gauge(r, "latency_apps", "Applications whose latency is known of the last hour.", &[])
+            .set(self.active.0 as f64);
+        gauge(r, "latency_bytes", "Memory for what is known of latencies.", &[]).set(self.memory as f64);
+        gauge(r, "latency_meters", "Applications that workers measure, each worker for itself.", &[])
+            .set(self.active.1 as f64);
+        let counters = [
+            (
+                "latency_evicted_total",
+                "Applications whose latency was forgotten for want of memory.",
+                self.counts.evicted,
+            ),
+            ("latency_unmeasured_total", "Requests not measured, because too many applications are.", self.active.2),
+            ("reports_total", "Reports of agents taken.", self.counts.taken),
+            ("reports_bytes_total", "Octets of reports.", self.counts.bytes),
+            ("reports_refused_total", "Reports that were no reports, or too much.", self.counts.refused),
+            (
+                "reports_missed_total",
+                "Times a report was missing and a whole one was asked for.",
+                self.counts.out_of_step,
+            ),
+        ];
+        for (name, help, value) in counters {
+            counter(r, name, help, &[]).absolute(value);
+        }
+        for (host, age) in &self.ages {
+            gauge(r, "report_age_seconds", "Since the host's last report.", &[("host", host)]).set(*age);
+        }
+    }
 }
 
 fn workflows(recorder: &PrometheusRecorder, kind: Kind, outcome: &str) -> Counter {

@@ -26,6 +26,7 @@ use crate::control::{Control, ControlError, Initial, publish_first, reconcile_ta
 use crate::edge::{Clock, Edge, Facts};
 use crate::metrics::Metrics;
 use crate::reconcile::host_returned;
+use crate::reports::{Reports, follow};
 use crate::signals::Order;
 use crate::snapshot::{HostState, Plane};
 use crate::state_dir::{StateDir, StateDirError};
@@ -149,7 +150,9 @@ pub async fn run(config: Config, plane: Arc<dyn Plane>, parts: Parts) -> Result<
             bundles,
             workflows: Tracker::default(),
             metrics,
+            reports: Arc::new(Reports::new(plane.meters())),
         });
+        tokio::spawn(follow::look(Arc::clone(&edge.reports), edge.begun));
         let (events_in, events) = mpsc::channel(64);
         begin(&edge, &events_in).await;
         tokio::spawn(follow_hosts(Arc::clone(&edge), events));
@@ -241,6 +244,7 @@ fn watch_new(edge: &Arc<Edge>, handle: Arc<HostHandle>, events: &mpsc::Sender<Ho
         let health = &paced.config.load().health;
         Pace { every: health.every, down_after: health.down_after }
     };
+    tokio::spawn(follow::follow(Arc::clone(&edge.reports), Arc::clone(&edge.hosts), Arc::clone(&handle), edge.begun));
     tokio::spawn(watch_host(Arc::clone(&edge.hosts), handle, pace, events.clone()));
 }
 

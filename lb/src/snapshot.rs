@@ -7,6 +7,8 @@ use steady_proxy::registry::Oversight;
 use steady_proxy::sample::Samples;
 use steady_table::Routes;
 
+use crate::reports::EdgeMeters;
+
 /// Everything a worker needs to decide about a request, in one piece, so that a change is atomic. Immutable.
 #[derive(Debug)]
 pub struct Snapshot {
@@ -109,5 +111,10 @@ pub trait Plane: Send + Sync {
     /// The exchanges under way, for operators; `None`: there are no workers yet.
     fn oversight(&self) -> Option<Oversight> {
         None
+    }
+
+    /// Where the workers measure applications.
+    fn meters(&self) -> Arc<EdgeMeters> {
+        Arc::new(EdgeMeters::new(0))
     }
 }

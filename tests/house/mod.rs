@@ -291,6 +291,7 @@ pub fn app(name: &str, role: Role, generation: u64, process: Process) -> App {
         name: name.into(),
         role,
         generation: Generation(generation),
+        version: 1,
         process,
         queue_max: 100,
         queue_wait: Duration::from_secs(60),

@@ -18,7 +18,8 @@ pub use self::counts::View;
 pub use self::policy::AgentPolicy;
 
 use self::counts::Ledger;
-use crate::gate::{Apps, Notice, Plane};
+use crate::gate::{AppMeters, Apps, Notice, Plane};
+use crate::limits::METERS_MAX;
 
 /// The workers, as control sees them.
 #[derive(Debug)]
@@ -26,13 +27,19 @@ pub struct DataPlane {
     plane: steady_proxy::Plane<AgentPolicy>,
     ledger: Ledger,
     tracer: Arc<Tracer>,
+    meters: Arc<AppMeters>,
 }
 
 impl DataPlane {
     /// A plane for `workers` workers, with no application yet.
     pub fn new(workers: usize) -> DataPlane {
         let plane = steady_proxy::Plane::new(workers, Arc::new(View::default()));
-        DataPlane { plane, ledger: Ledger::new(workers), tracer: Arc::default() }
+        DataPlane {
+            plane,
+            ledger: Ledger::new(workers),
+            tracer: Arc::default(),
+            meters: Arc::new(AppMeters::new(METERS_MAX)),
+        }
     }
 
     /// Starts the workers. What they have to tell goes to `notices`.
@@ -48,10 +55,10 @@ impl DataPlane {
     ) -> std::io::Result<Fleet> {
         let writers: Vec<_> = (0..self.plane.seats()).map(|_| log.map(|sink| sink.writer())).collect();
         let writers = Arc::new(std::sync::Mutex::new(writers));
-        let tracer = Arc::clone(&self.tracer);
+        let (tracer, meters) = (Arc::clone(&self.tracer), Arc::clone(&self.meters));
         Fleet::start(&self.plane, blueprint, move |worker| {
             let writer = writers.lock().ok().and_then(|mut writers| writers.get_mut(worker)?.take());
-            AgentPolicy::new(worker, notices.clone(), timeouts, writer, Arc::clone(&tracer))
+            AgentPolicy::new(worker, notices.clone(), timeouts, writer, Arc::clone(&tracer), Arc::clone(&meters))
         })
     }
 
@@ -106,6 +113,10 @@ impl Plane for DataPlane {
 
     fn oversight(&self) -> Option<Oversight> {
         Some(Oversight { registry: Arc::new(self.plane.clone()), tracer: Arc::clone(&self.tracer) })
+    }
+
+    fn meters(&self) -> Arc<AppMeters> {
+        Arc::clone(&self.meters)
     }
 }
 

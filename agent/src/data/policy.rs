@@ -1,5 +1,6 @@
 //! The agent's policy: which process a request goes to, or where it waits.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,12 +14,12 @@ use steady_proxy::{
     Timing,
 };
 use steady_ring::Time;
-use steady_timing::RequestTiming;
+use steady_timing::{Begun, RequestTiming};
 use tokio::sync::mpsc;
 
 use super::counts::{Seen, View};
 use super::request_log;
-use crate::gate::{Generation, Notice, Process, Protocol, Role};
+use crate::gate::{AppMeters, AppPen, Generation, Notice, Process, Protocol, Role, Subject};
 
 /// Marks a refusal as the agent's own, so that the edge knows that the request was not begun.
 const REFUSED: &[u8] = Name::SteadyRefused.as_bytes();
@@ -39,6 +40,9 @@ pub struct AgentPolicy {
     log: Option<LogWriter>,
     tracer: Arc<Tracer>,
     scratch: Vec<u8>,
+    meters: Arc<AppMeters>,
+    /// Retirements that were heeded.
+    retirements: u64,
 }
 
 /// An application as this worker sees it, between two publications.
@@ -51,6 +55,8 @@ struct Local {
     broken: std::cell::Cell<bool>,
     /// What is parked should be routed again under this publication.
     changed: bool,
+    /// Where its requests are measured; opened with the first.
+    meter: RefCell<Option<AppPen>>,
 }
 
 /// What the policy remembers of a request.
@@ -61,6 +67,9 @@ pub struct Ticket {
     probe: bool,
     /// Counted as in flight, with this application.
     counted: Option<Rc<Local>>,
+    begun: Option<Begun<Subject, 3>>,
+    /// Refused so that the edge tries elsewhere: no request of this host.
+    elsewhere: bool,
     parked: Option<Rc<Local>>,
     /// The deadline of its first parking, which later ones keep.
     until: Option<Time>,
@@ -86,6 +95,7 @@ impl AgentPolicy {
         timeouts: Timeouts,
         log: Option<LogWriter>,
         tracer: Arc<Tracer>,
+        meters: Arc<AppMeters>,
     ) -> AgentPolicy {
         AgentPolicy {
             worker,
@@ -96,11 +106,24 @@ impl AgentPolicy {
             log,
             tracer,
             scratch: Vec::new(),
+            meters,
+            retirements: 0,
         }
     }
 
+    /// Where this worker measures the application. `None`: too much is measured already.
+    fn meter(&self, local: &Local) -> Option<AppPen> {
+        let mut held = local.meter.borrow_mut();
+        if held.as_ref().is_none_or(|meter| meter.is_retired()) {
+            let app = &local.seen.app;
+            *held = self.meters.open(Subject { app: Arc::clone(&app.name), version: app.version });
+        }
+        held.clone()
+    }
+
     /// A refusal that the edge takes as "not begun, try elsewhere".
-    fn refuse(why: &'static [u8]) -> Decision {
+    fn refuse(ticket: &mut Ticket, why: &'static [u8]) -> Decision {
+        ticket.elsewhere = true;
         Decision::Reply(Reply::Bare { status: 421, field: Some((REFUSED, why.to_vec())) })
     }
 
@@ -133,6 +156,7 @@ impl AgentPolicy {
             Process::Ready { addr, protocol, instance } if !local.broken.get() => {
                 local.seen.in_flight.of(self.worker).add(1);
                 request.ticket.counted = Some(Rc::clone(local));
+                request.ticket.begun = self.meter(local).map(|meter| self.meters.begin(&meter));
                 Decision::Forward(Target {
                     upstream: *instance,
                     addr: addr.clone(),
@@ -161,7 +185,7 @@ impl AgentPolicy {
     fn resolve(&mut self, request: &mut Request<'_, Ticket>) -> Decision {
         // The application as this publication has it, whatever an earlier one said.
         let local = request.ticket.app().and_then(|name| self.apps.get(name)).map(Rc::clone);
-        let Some(local) = local else { return Self::refuse(b"unknown") };
+        let Some(local) = local else { return Self::refuse(request.ticket, b"unknown") };
         request.ticket.app = Some(Rc::clone(&local));
         let app = &local.seen.app;
         if request.ticket.generation > app.generation {
@@ -170,8 +194,8 @@ impl AgentPolicy {
         }
         match app.role {
             Role::Owner | Role::Incoming => self.use_process(&local, request),
-            Role::Draining => Self::refuse(b"draining"),
-            Role::Absent => Self::refuse(b"absent"),
+            Role::Draining => Self::refuse(request.ticket, b"draining"),
+            Role::Absent => Self::refuse(request.ticket, b"absent"),
         }
     }
 
@@ -205,7 +229,16 @@ impl Policy for AgentPolicy {
             self.places.insert(ParkKey(seen.place), Arc::clone(name));
             let kept = self.apps.get(name).filter(|old| Arc::ptr_eq(&old.seen.app, &seen.app));
             let local = kept.map_or_else(
-                || Rc::new(Local { seen: seen.clone(), woken: false.into(), broken: false.into(), changed: true }),
+                || {
+                    let before = self.apps.get(name).filter(|old| old.seen.app.version == seen.app.version);
+                    Rc::new(Local {
+                        seen: seen.clone(),
+                        woken: false.into(),
+                        broken: false.into(),
+                        changed: true,
+                        meter: before.map_or_else(RefCell::default, |old| old.meter.clone()),
+                    })
+                },
                 |old| {
                     // The same word from control as before: what this worker learnt since still holds.
                     Rc::new(Local {
@@ -213,6 +246,7 @@ impl Policy for AgentPolicy {
                         woken: old.woken.clone(),
                         broken: old.broken.clone(),
                         changed: false,
+                        meter: old.meter.clone(),
                     })
                 },
             );
@@ -271,6 +305,9 @@ impl Policy for AgentPolicy {
         }
         let Some(local) = ticket.counted.take() else { return };
         local.seen.in_flight.of(self.worker).sub(1);
+        if let Some(begun) = ticket.begun.take() {
+            self.meters.end(begun);
+        }
         let broken = match end {
             AttemptEnd::ConnectFailed => {
                 local.broken.set(true);
@@ -328,8 +365,17 @@ impl Policy for AgentPolicy {
         if let Some(story) = &record.ticket.story {
             story.end(record, "");
         }
+        let timing = request_timing(&record.timing);
+        if !record.ticket.elsewhere
+            && let Some(local) = &record.ticket.app
+            && let Some(meter) = self.meter(local)
+        {
+            let answered = record.refusal.is_none() && record.status != 0;
+            let own = |us| answered.then_some(us);
+            meter.record(record.status, [own(timing.application), Some(timing.queue), own(timing.own)]);
+        }
         if let Some(log) = &mut self.log {
-            log.line(|out| request_log::write(out, record, &request_timing(&record.timing)));
+            log.line(|out| request_log::write(out, record, &timing));
         }
     }
 
@@ -338,6 +384,13 @@ impl Policy for AgentPolicy {
     }
 
     fn batch_ended(&mut self, now: Time) {
+        let retirements = self.meters.retirements();
+        if retirements != self.retirements {
+            self.retirements = retirements;
+            for local in self.apps.values() {
+                local.meter.borrow_mut().take_if(|meter| meter.is_retired());
+            }
+        }
         if let Some(log) = &mut self.log {
             log.tick(now.since(Time::ZERO));
         }

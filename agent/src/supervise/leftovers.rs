@@ -56,7 +56,8 @@ fn parse_stat(stat: &str) -> Option<Seen> {
     })
 }
 
-fn see_all() -> Vec<Seen> {
+/// Every process that there is.
+pub fn see_all() -> Vec<Seen> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter_map(see).collect()

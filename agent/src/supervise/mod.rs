@@ -4,13 +4,14 @@
 //! `keeper` keeps it, [`process`] is what both and the actor say to each other, [`ports`] are theirs, [`probe`] asks
 //! whether it answers, [`spawner`] starts it so that it cannot outlive the agent, [`leftovers`] ends what slipped away.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::sync::Notify;
 
 use crate::bundle::Bundles;
 use crate::config::Live;
@@ -55,6 +56,7 @@ pub struct Shared {
     pub records: Records,
     pub plane: PlaneRef,
     pub board: Board,
+    pub changes: Changes,
     pub ports: ports::Ports,
     pub counters: Counters,
     pub instances: AtomicU64,
@@ -107,6 +109,29 @@ impl Board {
         let mut apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
         apps.insert(Arc::clone(&app.name), Arc::new(app));
         self.plane.publish(Arc::new(Apps { apps: apps.clone() }))
+    }
+}
+
+/// Applications whose state changed, for whoever reports: each once, however often it did.
+#[derive(Debug, Default)]
+pub struct Changes {
+    names: Mutex<HashSet<Arc<str>>>,
+    noted: Notify,
+}
+
+impl Changes {
+    pub fn note(&self, app: &Arc<str>) {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(app));
+        self.noted.notify_one();
+    }
+
+    /// Returns when something was noted, or was before.
+    pub async fn noted(&self) {
+        self.noted.notified().await;
+    }
+
+    pub fn take(&self) -> HashSet<Arc<str>> {
+        std::mem::take(&mut *self.names.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -6,39 +6,10 @@ use time::OffsetDateTime;
 use crate::gate::{Protocol, Role};
 use crate::records::Record;
 
-/// The state of an application's process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum State {
-    /// Not running; a request or an order starts it.
-    Cold,
-    Starting,
-    Ready,
-    /// Finishing what has begun, or being stopped.
-    Draining,
-    /// It ended by itself, and waits out its back-off.
-    Crashed,
-    /// It cannot run until someone changes something.
-    Failed,
-    /// It has left this host.
-    Stopped,
-}
-
-impl State {
-    pub const ALL: [State; 7] =
-        [State::Cold, State::Starting, State::Ready, State::Draining, State::Crashed, State::Failed, State::Stopped];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            State::Cold => "cold",
-            State::Starting => "starting",
-            State::Ready => "ready",
-            State::Draining => "draining",
-            State::Crashed => "crashed",
-            State::Failed => "failed",
-            State::Stopped => "stopped",
-        }
-    }
-}
+/// The state of an application's process: `Cold` (a request or an order starts it), `Starting`, `Ready`, `Draining` (finishing
+/// what has begun, or being stopped), `Crashed` (it ended by itself, and waits out its back-off), `Failed` (it cannot run until
+/// someone changes something), `Stopped` (it has left this host).
+pub use steady_timing::State;
 
 /// How the last process that ended unasked did so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -55,6 +26,8 @@ pub struct LastExit {
 pub struct Status {
     pub record: Record,
     pub state: State,
+    /// Of the process, or of what would run; 0: nothing was ever placed.
+    pub version: u64,
     pub pid: Option<u32>,
     pub started_at: Option<OffsetDateTime>,
     pub restarts: u64,
@@ -67,7 +40,18 @@ pub struct Status {
 impl Status {
     pub fn new(record: Record) -> Self {
         let state = if record.role == Role::Absent { State::Stopped } else { State::Cold };
-        Self { record, state, pid: None, started_at: None, restarts: 0, last_exit: None, protocol: None, reason: None }
+        let version = record.placement.as_ref().map_or(0, |placement| placement.version);
+        Self {
+            record,
+            state,
+            version,
+            pid: None,
+            started_at: None,
+            restarts: 0,
+            last_exit: None,
+            protocol: None,
+            reason: None,
+        }
     }
 
     /// Whether it was deleted, or never placed: only its generation is known.

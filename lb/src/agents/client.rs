@@ -176,6 +176,12 @@ impl AgentClient {
         }
     }
 
+    /// `GET /v1/reports`: its reports, without end.
+    pub async fn reports(&self) -> Result<hyper::body::Incoming, AgentError> {
+        let answer = self.send(Method::GET, "/v1/reports", Body::empty(), None, AGENT_ANSWER).await?;
+        if answer.status().is_success() { Ok(answer.into_body()) } else { Err(self.refusal(answer).await) }
+    }
+
     /// Makes sure that the host has the bundle: asks, and sends it where it is missing.
     pub async fn push_bundle(&self, digest: &str, file: &Path) -> Result<bool, AgentError> {
         let path = format!("/v1/bundles/{digest}");

@@ -182,7 +182,7 @@ pub async fn logs(
     Ok(answer.into_response())
 }
 
-async fn find(edge: &Edge, name: &str) -> Result<AppRecord, Problem> {
+pub(super) async fn find(edge: &Edge, name: &str) -> Result<AppRecord, Problem> {
     let app = AppName::new(name).map_err(|_| Problem::no_app(name))?;
     edge.store().app(app).await?.ok_or_else(|| Problem::no_app(name))
 }

@@ -6,6 +6,7 @@
 mod apps;
 mod exchanges;
 mod hosts;
+mod latency;
 mod operation;
 mod problem;
 mod routes;
@@ -27,7 +28,7 @@ use serde_json::{Value, json};
 use crate::control::Published;
 use crate::edge::{Edge, Facts};
 use crate::limits::API_BODY_BYTES;
-use crate::metrics::{Metrics, Now};
+use crate::metrics::{LatencyNow, Metrics, Now};
 use crate::snapshot::Plane;
 pub use problem::Problem;
 pub use token::{Token, TokenError};
@@ -135,6 +136,8 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/apps/{name}", get(apps::show).put(apps::deploy).delete(apps::remove))
         .route("/v1/apps/{name}/move", post(apps::move_app))
         .route("/v1/apps/{name}/logs", get(apps::logs))
+        .route("/v1/apps/{name}/latency", get(latency::app))
+        .route("/v1/latency", get(latency::all))
         .route("/v1/hosts", get(hosts::list))
         .route("/v1/hosts/{host}", get(hosts::show))
         .route("/v1/hosts/{host}/{*rest}", any(hosts::forward))
@@ -193,10 +196,11 @@ async fn metrics(State(api): State<Arc<Api>>) -> Response {
             apps: edge.control.published().snapshot.routes.app_count(),
             workflows_open: edge.workflows.open(),
             hosts: edge.hosts.all().iter().map(|host| host.state()).collect(),
+            latency: Some(LatencyNow::of(edge)),
         },
         None => {
             let apps = api.first.load().as_ref().map_or(0, |first| first.snapshot.routes.app_count());
-            Now { uptime: api.begun.elapsed(), apps, workflows_open: 0, hosts: Vec::new() }
+            Now { uptime: api.begun.elapsed(), apps, workflows_open: 0, hosts: Vec::new(), latency: None }
         }
     };
     let text = api.metrics.render(&now, &api.plane.samples());

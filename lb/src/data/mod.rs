@@ -3,6 +3,7 @@
 
 mod access_log;
 mod forwarded;
+mod measured;
 mod moves;
 mod policy;
 mod stats;
@@ -19,6 +20,8 @@ use steady_proxy::{Blueprint, Command, Fleet, Stats};
 pub use self::policy::EdgePolicy;
 
 use self::stats::EdgeStats;
+use crate::limits::METERS_MAX;
+use crate::reports::EdgeMeters;
 use crate::snapshot::{Plane, Snapshot};
 
 /// The workers, as control sees them. They begin with the first snapshot that is published: until then connections wait in
@@ -26,6 +29,7 @@ use crate::snapshot::{Plane, Snapshot};
 #[derive(Debug)]
 pub struct DataPlane {
     stats: Vec<Arc<EdgeStats>>,
+    meters: Arc<EdgeMeters>,
     started: OnceLock<Started>,
     waiting: Mutex<Option<Waiting>>,
     tracer: Arc<Tracer>,
@@ -60,7 +64,13 @@ impl DataPlane {
         let stats = (0..workers).map(|_| Arc::default()).collect();
         let writers = (0..workers).map(|_| log.map(LogSink::writer)).collect();
         let waiting = Mutex::new(Some(Waiting { blueprint, writers }));
-        DataPlane { stats, started: OnceLock::new(), waiting, tracer: Arc::default() }
+        DataPlane {
+            stats,
+            started: OnceLock::new(),
+            waiting,
+            tracer: Arc::default(),
+            meters: Arc::new(EdgeMeters::new(METERS_MAX)),
+        }
     }
 
     fn start(&self, snapshot: Arc<Snapshot>) -> Started {
@@ -70,10 +80,10 @@ impl DataPlane {
             return Started { plane, fleet: Err("the workers were started before".to_owned()) };
         };
         let writers = Arc::new(Mutex::new(writers));
-        let (stats, tracer) = (self.stats.clone(), Arc::clone(&self.tracer));
+        let (stats, tracer, meters) = (self.stats.clone(), Arc::clone(&self.tracer), Arc::clone(&self.meters));
         let fleet = Fleet::start(&plane, blueprint, move |worker| {
             let writer = writers.lock().ok().and_then(|mut writers| writers.get_mut(worker)?.take());
-            EdgePolicy::new(Arc::clone(&stats[worker]), writer, Arc::clone(&tracer))
+            EdgePolicy::new(Arc::clone(&stats[worker]), writer, Arc::clone(&tracer), Arc::clone(&meters))
         });
         Started { plane, fleet: fleet.map_err(|error| error.to_string()) }
     }
@@ -135,5 +145,9 @@ impl Plane for DataPlane {
     fn oversight(&self) -> Option<Oversight> {
         let registry = Arc::new(self.started.get()?.plane.clone());
         Some(Oversight { registry, tracer: Arc::clone(&self.tracer) })
+    }
+
+    fn meters(&self) -> Arc<EdgeMeters> {
+        Arc::clone(&self.meters)
     }
 }

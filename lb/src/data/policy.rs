@@ -16,9 +16,11 @@ use steady_ring::{Addr, Time};
 use steady_table::{Endpoint, HostIndex, Moving, Resolution, Route, Routes};
 use steady_timing::RequestTiming;
 
+use super::measured::Measured;
 use super::moves::{self, Moves, Step};
 use super::stats::EdgeStats;
 use super::{access_log, forwarded};
+use crate::reports::EdgeMeters;
 use crate::snapshot::{HostState, Settings, Snapshot};
 
 /// What of a request's body is kept until the agent has accepted the request; the agent's initial stream window.
@@ -39,6 +41,7 @@ pub struct EdgePolicy {
     /// What the table said of an application when requests for it began to wait.
     waiting: HashMap<ParkKey, Placement>,
     scratch: Vec<u8>,
+    measured: Measured,
 }
 
 /// A host of the table, made ready for use.
@@ -87,7 +90,12 @@ pub struct Ticket {
 }
 
 impl EdgePolicy {
-    pub(super) fn new(stats: Arc<EdgeStats>, log: Option<LogWriter>, tracer: Arc<Tracer>) -> EdgePolicy {
+    pub(super) fn new(
+        stats: Arc<EdgeStats>,
+        log: Option<LogWriter>,
+        tracer: Arc<Tracer>,
+        meters: Arc<EdgeMeters>,
+    ) -> EdgePolicy {
         EdgePolicy {
             stats,
             log,
@@ -99,6 +107,7 @@ impl EdgePolicy {
             moves: Moves::default(),
             waiting: HashMap::new(),
             scratch: Vec::new(),
+            measured: Measured::new(meters),
         }
     }
 
@@ -412,6 +421,7 @@ impl Policy for EdgePolicy {
             let agent = &record.ticket.timing;
             story.end(record, &format!(",\"agent_queue_us\":{},\"application_us\":{}", agent.queue, agent.application));
         }
+        self.measured.record(record);
         let Some(log) = &mut self.log else { return };
         let host = record.ticket.last.and_then(|host| self.hosts.get(host.0 as usize));
         let host = host.map_or("", |entry| &*entry.name);
@@ -423,6 +433,7 @@ impl Policy for EdgePolicy {
     }
 
     fn batch_ended(&mut self, now: Time) {
+        self.measured.let_go();
         if let Some(log) = &mut self.log {
             log.tick(now.since(Time::ZERO));
         }

@@ -565,6 +565,7 @@ impl Life {
             bundles: Bundles::open(dir.join("bundles")).unwrap(),
             workflows: Tracker::default(),
             metrics: Arc::clone(&metrics),
+            reports: Arc::new(steady_lb::reports::Reports::new(plane_dyn.meters())),
         });
         let token_file = dir.join("token");
         let token = Token::open(&token_file).unwrap();

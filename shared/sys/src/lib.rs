@@ -8,4 +8,6 @@ pub mod limits;
 pub mod net;
 pub mod pidfd;
 pub mod process;
+pub mod terminal;
 pub mod text;
+pub mod usage;

@@ -12,7 +12,7 @@
 //! because a busy bucket passes 2³² within days, and what is exported may not stop growing.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crate::snapshot::Snapshot;
 
@@ -54,16 +54,29 @@ pub(crate) const fn greatest_of(bucket: usize) -> u64 {
 pub struct Histogram {
     counts: Box<[AtomicU64; BUCKETS]>,
     sum: AtomicU64,
+    /// Which runs of [`SUB`] buckets are in use, a bit each: a snapshot reads no others.
+    used: AtomicU32,
 }
+
+const _: () = assert!(BUCKETS.div_ceil(SUB as usize) <= u32::BITS as usize);
 
 impl Histogram {
     pub fn new() -> Histogram {
-        Histogram { counts: Box::new([const { AtomicU64::new(0) }; BUCKETS]), sum: AtomicU64::new(0) }
+        Histogram {
+            counts: Box::new([const { AtomicU64::new(0) }; BUCKETS]),
+            sum: AtomicU64::new(0),
+            used: AtomicU32::new(0),
+        }
     }
 
     /// Counts one duration in µs.
     pub fn record(&self, us: u64) {
-        let count = &self.counts[bucket_of(us)];
+        let bucket = bucket_of(us);
+        let (used, bit) = (self.used.load(Relaxed), 1 << (bucket / SUB as usize));
+        if used & bit == 0 {
+            self.used.store(used | bit, Relaxed);
+        }
+        let count = &self.counts[bucket];
         count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
         self.sum.store(self.sum.load(Relaxed).saturating_add(us.min(MAX_US)), Relaxed);
     }
@@ -71,8 +84,13 @@ impl Histogram {
     /// What has been recorded. While the writer is at work, the newest values may be in the sum and not yet in the counts, or
     /// the other way round.
     pub fn snapshot(&self) -> Snapshot {
-        let counts = self.counts.iter().enumerate().map(|(bucket, count)| (bucket, count.load(Relaxed)));
-        let counts = counts.filter(|(_, count)| *count > 0);
+        let used = self.used.load(Relaxed);
+        let runs = self.counts.chunks(SUB as usize).enumerate().filter(|(run, _)| used & (1 << run) != 0);
+        let counts = runs.flat_map(|(run, counts)| {
+            let loaded =
+                counts.iter().enumerate().map(move |(at, count)| (run * SUB as usize + at, count.load(Relaxed)));
+            loaded.filter(|(_, count)| *count > 0)
+        });
         Snapshot::from_counts(counts.map(|(bucket, count)| (bucket as u16, count)), self.sum.load(Relaxed))
     }
 }

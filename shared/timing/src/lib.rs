@@ -3,6 +3,8 @@
 //! * [`RequestTiming`] is where the time of one request went; an agent sends it to the edge in a field.
 //! * [`Histogram`] collects durations. One worker writes it, any thread reads it; snapshots add up exactly.
 //! * [`Counter`] and [`Gauge`] are numbers with one writer and any readers.
+//! * A [`Meter`] is what one worker measures of one subject; [`Meters`] adds up those of all workers.
+//! * A [`Report`] is how an agent tells an edge.
 //! * [`Ewma`] is a moving average over time.
 //!
 //! Durations are whole microseconds and points in time whole nanoseconds of some monotonic clock, both `u64`: what reads the
@@ -11,12 +13,16 @@
 mod cell;
 mod ewma;
 mod histogram;
+mod meter;
+mod report;
 mod request;
 mod snapshot;
-mod varint;
+pub mod varint;
 
 pub use cell::{Counter, Gauge};
 pub use ewma::Ewma;
 pub use histogram::{BUCKETS, Histogram, MAX_US};
+pub use meter::{Begun, Collector, Gathered, Meter, Meters, Pen, Sum};
+pub use report::{BadReport, Entry, Report, State};
 pub use request::{BadTiming, RequestTiming};
-pub use snapshot::{BadSnapshot, Snapshot};
+pub use snapshot::{Accumulator, BadSnapshot, Snapshot};

@@ -36,6 +36,9 @@ pub enum BadSnapshot {
 }
 
 impl Snapshot {
+    /// Of no values.
+    pub const EMPTY: Snapshot = Snapshot { counts: Vec::new(), count: 0, sum: 0 };
+
     /// `counts` is ascending and has no 0.
     pub(crate) fn from_counts(counts: impl Iterator<Item = (u16, u64)>, sum: u64) -> Snapshot {
         let counts: Vec<_> = counts.collect();
@@ -59,6 +62,10 @@ impl Snapshot {
 
     /// Adds the values of `other`.
     pub fn merge(&mut self, other: &Snapshot) {
+        if other.counts.is_empty() {
+            self.sum = self.sum.saturating_add(other.sum);
+            return;
+        }
         let (mut ours, mut theirs) = (self.counts.iter().copied().peekable(), other.counts.iter().copied().peekable());
         let mut merged = Vec::with_capacity(self.counts.len().max(other.counts.len()));
         loop {
@@ -88,6 +95,51 @@ impl Snapshot {
         };
         let counts = self.counts.iter().map(|(bucket, count)| (*bucket, count.saturating_sub(before(*bucket))));
         Snapshot::from_counts(counts.filter(|(_, count)| *count > 0), self.sum.saturating_sub(earlier.sum))
+    }
+
+    /// The part of this that is not as `earlier` has it: the buckets that changed, each with its count of now, and the sum
+    /// of now. For a reader that has `earlier` and [`advance`](Snapshot::advance)s it.
+    pub fn changed_since(&self, earlier: &Snapshot) -> Snapshot {
+        let mut before = earlier.counts.iter().peekable();
+        let changed = self.counts.iter().filter(|now| {
+            while before.next_if(|then| then.0 < now.0).is_some() {}
+            before.peek() != Some(now)
+        });
+        Snapshot::from_counts(changed.copied(), self.sum)
+    }
+
+    /// Takes over what `newer`, a later snapshot of the same histogram or the changed part of one, has more, and gives just
+    /// that: the values that are new. What is not newer changes nothing, so that a snapshot may come twice, late or not at
+    /// all, and no value is counted twice.
+    pub fn advance(&mut self, newer: &Snapshot) -> Snapshot {
+        let mut new = Vec::with_capacity(newer.counts.len());
+        let mut unknown = Vec::new();
+        let mut at = 0;
+        for &(bucket, count) in &newer.counts {
+            at += self.counts[at..].iter().take_while(|(known, _)| *known < bucket).count();
+            match self.counts.get_mut(at).filter(|(known, _)| *known == bucket) {
+                Some((_, known)) if count > *known => new.push((bucket, count - std::mem::replace(known, count))),
+                Some(_) => {}
+                None => {
+                    new.push((bucket, count));
+                    unknown.push((bucket, count));
+                }
+            }
+        }
+        let sum = newer.sum.saturating_sub(self.sum);
+        self.sum = self.sum.max(newer.sum);
+        if !unknown.is_empty() {
+            self.counts.extend(unknown);
+            self.counts.sort_unstable_by_key(|(bucket, _)| *bucket);
+        }
+        let new = Snapshot::from_counts(new.into_iter(), sum);
+        self.count = self.count.saturating_add(new.count);
+        new
+    }
+
+    /// Octets of memory that it takes.
+    pub fn memory(&self) -> usize {
+        size_of::<Snapshot>() + self.counts.capacity() * size_of::<(u16, u64)>()
     }
 
     /// The value in µs that a share `q` (0 to 1) of all values does not exceed: the middle of the bucket of the value of that
@@ -160,6 +212,47 @@ impl Snapshot {
             return Err(BadSnapshot::Trailing);
         }
         Ok(Snapshot::from_counts(counts.into_iter(), sum))
+    }
+}
+
+/// Adds up many snapshots: one pass over each, and none over the sum.
+pub struct Accumulator {
+    counts: Box<[u64; BUCKETS]>,
+    sum: u64,
+}
+
+impl Accumulator {
+    pub fn new() -> Accumulator {
+        Accumulator { counts: Box::new([0; BUCKETS]), sum: 0 }
+    }
+
+    pub fn add(&mut self, snapshot: &Snapshot) {
+        for (bucket, count) in &snapshot.counts {
+            let all = &mut self.counts[usize::from(*bucket)];
+            *all = all.saturating_add(*count);
+        }
+        self.sum = self.sum.saturating_add(snapshot.sum);
+    }
+
+    /// The sum; begins anew.
+    pub fn take(&mut self) -> Snapshot {
+        let used = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
+        let snapshot = Snapshot::from_counts(used.map(|(bucket, count)| (bucket as u16, *count)), self.sum);
+        self.counts.fill(0);
+        self.sum = 0;
+        snapshot
+    }
+}
+
+impl Default for Accumulator {
+    fn default() -> Self {
+        Accumulator::new()
+    }
+}
+
+impl fmt::Debug for Accumulator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Accumulator").field("sum_us", &self.sum).finish_non_exhaustive()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Numbers in seven bits a byte, lowest first (LEB128), each in its shortest form only.
 
-pub(crate) fn put(mut value: u64, out: &mut Vec<u8>) {
+/// Appends a number.
+pub fn put(mut value: u64, out: &mut Vec<u8>) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -9,7 +10,7 @@ pub(crate) fn put(mut value: u64, out: &mut Vec<u8>) {
 }
 
 /// Takes a number off the front; `None` when it is cut off, longer than it need be, or does not fit in 64 bits.
-pub(crate) fn take(bytes: &mut &[u8]) -> Option<u64> {
+pub fn take(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0u64;
     for (at, byte) in bytes.iter().enumerate().take(10) {
         let bits = u64::from(byte & 0x7f);

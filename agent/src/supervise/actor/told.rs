@@ -38,15 +38,27 @@ impl Actor {
 
     pub(super) fn publish(&self) -> u64 {
         self.status.send_replace(self.status_now());
+        self.shared.changes.note(&self.name);
         self.shared.board.set(App {
             name: Arc::clone(&self.name),
             role: self.record.role,
             generation: self.record.generation,
+            version: self.version_now(),
             process: self.process_now(),
             queue_max: self.shared.config.get().queue_max,
             queue_wait: self.shared.config.get().queue_wait,
             response_timeout: self.shared.config.get().response_timeout,
         })
+    }
+
+    /// Of the process that serves or starts, else of what would.
+    fn version_now(&self) -> u64 {
+        let process = match &self.state {
+            Main::Starting { instance } | Main::Ready { instance } => self.procs.get(instance),
+            _ => None,
+        };
+        let wanted = self.target.as_ref().or(self.record.placement.as_ref());
+        process.map(|process| &process.placement).or(wanted).map_or(0, |placement| placement.version)
     }
 
     fn process_now(&self) -> Process {
@@ -83,6 +95,7 @@ impl Actor {
         Status {
             record: Record { placement: self.target.clone().or(self.record.placement.clone()), ..self.record.clone() },
             state,
+            version: self.version_now(),
             pid: process.map(|process| process.pid),
             started_at: process.map(|process| process.started_at),
             restarts: self.restarts,

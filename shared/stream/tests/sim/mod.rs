@@ -243,7 +243,8 @@ impl<R: Rules> World<R> {
         // Everything must be answered soon: the longest wait is a restart, a connection and some probes.
         let limit = over + Duration::from_secs(60);
         self.until(limit, |world| {
-            world.nodes.iter().all(|node| node.running.as_ref().is_some_and(|running| running.stream.waiting() == 0))
+            let done = |running: &Running<R>| running.stream.waiting() == 0 && running.commit.is_none();
+            world.nodes.iter().all(|node| node.running.as_ref().is_some_and(done))
         })?;
         for (which, node) in self.nodes.iter().enumerate() {
             let waiting = node.running.as_ref().map_or(usize::MAX, |running| running.stream.waiting());

@@ -1,6 +1,6 @@
 //! `steady-bench edge`: the edge's data plane as a process of its own, beside the other proxies. In the setting `production`
 //! it is the edge's own policy, with a table that names the origin as the host and the access log in a file; in `bare` a
-//! policy that only forwards.
+//! policy that only forwards. The table may have many applications, and change while it serves ([`super::tables`]).
 
 use std::error::Error;
 use std::io;
@@ -11,21 +11,21 @@ use std::time::SystemTime;
 
 use steady_lb::certs::{CertDir, Certs};
 use steady_lb::data::DataPlane;
-use steady_lb::snapshot::{HostState, Plane as _, Settings, Snapshot};
+use steady_lb::snapshot::{Plane as _, Settings, Snapshot};
 use steady_proxy::log::LogSink;
 use steady_proxy::sample::Samples;
 use steady_proxy::tls::{self, TicketKeys};
 use steady_proxy::{Blueprint, Fleet, Limits, Listener, Plane, daemon};
-use steady_table::{App, Contents, Endpoint, Host, HostIndex, TableDir};
 
 use super::Setting;
 use super::bare::{Bare, Only};
+use super::tables::{Change, Tables};
 
 const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
 /// As the edge has it.
 const CLIENT_WINDOW: u32 = 96 * 1024;
 /// What [`answer`] tells.
-const COUNTS: [&str; 3] = ["batches_total", "syscalls_total", "sends_total"];
+const COUNTS: [&str; 2] = ["batches_total", "syscalls_total"];
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -39,6 +39,12 @@ pub struct Args {
     /// Serve with epoll.
     #[arg(long)]
     epoll: bool,
+    /// Applications in the table, in `production`.
+    #[arg(long, default_value_t = 1)]
+    apps: u32,
+    /// What happens to the table meanwhile.
+    #[arg(long, default_value = "none")]
+    change: Change,
 }
 
 /// Serves until standard input ends.
@@ -77,21 +83,34 @@ pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         Setting::Production => {
             let log = LogSink::open(&args.dir.join("steady-access.log"))?;
             let plane = DataPlane::new(1, blueprint, Some(&log));
-            plane.publish(Arc::new(snapshot(args, certs)?));
+            let tables = Tables::open(&args.dir, args.origin, args.apps, args.change)?;
+            let plane = Arc::new(plane);
+            let snapshot = move |routes: Arc<steady_table::Routes>| {
+                let hosts = tables_hosts(&routes);
+                Snapshot { routes, hosts, certs: certs.clone(), settings: Settings::default() }
+            };
+            plane.publish(Arc::new(snapshot(tables.first())));
+            let publisher = Arc::clone(&plane);
+            let stop = tables.change_for_ever(move |routes| {
+                publisher.publish(Arc::new(snapshot(routes)));
+            })?;
             answer(ports, || plane.samples())?;
-            plane.stop();
+            stop();
+            if let Some(plane) = Arc::into_inner(plane) {
+                plane.stop();
+            }
         }
     }
     Ok(())
 }
 
-/// Says where it listens, then, for each line of standard input, what the workers have counted: batches, system calls,
-/// sends. Returns when it ends.
+/// Says where it listens, then, for each line of standard input, what was counted so far: batches and system calls of the
+/// workers, allocations of the process. Returns when it ends.
 fn answer(ports: [u16; 2], samples: impl Fn() -> Vec<Arc<dyn Samples + Send + Sync>>) -> io::Result<()> {
     println!("{} {}", ports[0], ports[1]);
     for line in io::stdin().lines() {
         line?;
-        let mut counts = [0; 3];
+        let mut counts = [0; 2];
         for sample in samples() {
             sample.visit(&mut |sample| {
                 let at = COUNTS.iter().position(|name| *name == sample.name);
@@ -100,7 +119,7 @@ fn answer(ports: [u16; 2], samples: impl Fn() -> Vec<Arc<dyn Samples + Send + Sy
                 }
             });
         }
-        println!("{} {} {}", counts[0], counts[1], counts[2]);
+        println!("{} {} {}", counts[0], counts[1], crate::allocations::count());
     }
     Ok(())
 }
@@ -112,23 +131,6 @@ fn certs(dir: &Path) -> Result<Certs, Box<dyn Error>> {
     Ok(Certs { set, config: Some(Arc::new(config)) })
 }
 
-fn snapshot(args: &Args, certs: Certs) -> Result<Snapshot, Box<dyn Error>> {
-    let (app, domain) = super::AUTHORITY.split_once('.').ok_or("the authority is an application's")?;
-    let (mut table, _, _) = TableDir::open(args.dir.join("table"))?;
-    let contents = Contents {
-        hosts: vec![Host::new("origin", &args.origin.to_string())?],
-        domains: vec![domain.parse()?],
-        apps: [App {
-            name: app.parse()?,
-            generation: 1,
-            exclusive: false,
-            version: 1,
-            endpoints: vec![Endpoint { host: HostIndex(0), weight: 1, version: 1 }],
-            moving: None,
-        }]
-        .into_iter(),
-        customs: Vec::new(),
-    };
-    let routes = Arc::new(table.replace(contents, 1)?);
-    Ok(Snapshot { routes, hosts: vec![HostState::Up], certs, settings: Settings::default() })
+fn tables_hosts(routes: &steady_table::Routes) -> Vec<steady_lb::snapshot::HostState> {
+    routes.hosts().iter().map(|_| steady_lb::snapshot::HostState::Up).collect()
 }

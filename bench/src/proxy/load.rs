@@ -1,11 +1,16 @@
-//! Closed-loop load: so many connections with so many requests each under way at all times, every answer checked.
+//! Load, every answer checked. In a closed loop: so many connections with so many requests each under way at all times. In
+//! an open one: a request is due at each tick of a fixed rate, whatever became of those before, and its latency counts from
+//! the tick, so that a proxy that stalls is charged for all that came meanwhile (no coordinated omission). Or connections
+//! that have had one answer each and then stay, for what they cost in memory.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use serde::{Deserialize, Serialize};
 use steady_http::{Event, Head, Limits, Method, Name, Scheme, StreamId};
 use steady_ring::{Addr, ConnId, Driver, Event as Net, SendBuf, Time, Uring};
 
@@ -45,7 +50,7 @@ pub struct Shape {
 }
 
 /// What came of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Measured {
     pub requests: u64,
     pub seconds: f64,
@@ -53,7 +58,7 @@ pub struct Measured {
     pub latency: [Duration; 3],
     /// Of the proxy.
     pub cpu: Spent,
-    /// The proxy's batches, system calls and sends, where it counts them.
+    /// The proxy's batches, system calls and heap allocations, where it counts them.
     pub counts: Option<[u64; 3]>,
 }
 
@@ -71,9 +76,44 @@ impl Measured {
         self.counts.map(|[_, syscalls, _]| syscalls as f64 / self.requests as f64)
     }
 
+    /// Heap allocations a request.
+    pub fn allocations(&self) -> Option<f64> {
+        self.counts.map(|[_, _, allocations]| allocations as f64 / self.requests as f64)
+    }
+
     /// How much of its core the proxy had use for.
     pub fn busy(&self) -> f64 {
         self.cpu.nanos as f64 / 1e9 / self.seconds
+    }
+}
+
+/// The ticks of an open loop.
+#[derive(Debug)]
+struct Pace {
+    begun: Time,
+    nanos_each: f64,
+    ticks: u64,
+    /// Ticks whose request found no free connection yet.
+    due: VecDeque<Time>,
+    /// Connections with room. One may be here though it has closed meanwhile.
+    free: VecDeque<ConnId>,
+}
+
+impl Pace {
+    fn next(&self) -> Time {
+        self.begun + Duration::from_nanos((self.ticks as f64 * self.nanos_each) as u64)
+    }
+
+    /// Notes what is due, and names the connections that are to see to it.
+    fn tick(&mut self, now: Time, mut wake: impl FnMut(ConnId)) {
+        while self.next() <= now {
+            self.due.push_back(self.next());
+            self.ticks += 1;
+        }
+        for _ in 0..self.due.len() {
+            let Some(free) = self.free.pop_front() else { break };
+            wake(free);
+        }
     }
 }
 
@@ -98,6 +138,11 @@ struct Client {
     dirty: bool,
     is_open: bool,
     is_closing: bool,
+    /// It is among those that an open loop may take.
+    is_free: bool,
+    is_held: bool,
+    /// A message has come back through its tunnel.
+    is_echoed: bool,
 }
 
 /// See the module.
@@ -118,47 +163,40 @@ pub struct Load<'a> {
     wrong: Option<String>,
     open: usize,
     ending: bool,
+    /// An open loop.
+    pace: Option<Pace>,
+    /// Each connection has one request, and stays.
+    hold: bool,
+    /// Connections that have had an answer and stay.
+    held: usize,
+    /// Applications to ask for, by their number.
+    apps: u32,
+    random: fastrand::Rng,
 }
 
-/// Loads a proxy, and measures the second part of the time.
+/// Loads a proxy, and measures the second part of the time. With `rate`, an open loop of so many requests a second.
 ///
 /// # Errors
 /// A sentence: a wrong answer, a connection that failed, nothing at all.
 pub fn run(
     shape: Shape,
+    rate: Option<f64>,
     proxy: &mut Proxy,
     tls: &Arc<ClientConfig>,
     warm: Duration,
     measure: Duration,
 ) -> Result<Measured, String> {
     let body = vec![b'y'; BODY_MAX];
-    let driver = Uring::new(steady_ring::Config::default()).map_err(|error| error.to_string())?;
-    let name = ServerName::try_from(AUTHORITY).map_err(|error| error.to_string())?;
-    let limits = Limits { stream_window: 1 << 20, connection_window: 16 << 20, ..Limits::default() };
-    let mut load = Load {
-        addr: Addr::Tcp(proxy.addr(shape)),
-        now: driver.now(),
-        driver,
-        shape,
-        tls: shape.tls.then(|| (config(shape, tls), name)),
-        limits: Rc::new(limits),
-        request: request(shape),
-        body: &body,
-        clients: Vec::new(),
-        dirty: Vec::new(),
-        common: Common::default(),
-        counting: false,
-        latencies: Vec::with_capacity(1 << 21),
-        wrong: None,
-        open: 0,
-        ending: false,
-    };
+    let mut load = Load::new(shape, proxy, tls, &body)?;
     for _ in 0..shape.connections {
         load.connect();
     }
-    let pid = proxy.pid();
-    let read = || cpu::spent(pid).map_err(|error| format!("the proxy's process is gone: {error}"));
-    load.go_on_until(load.driver.now() + warm)?;
+    let begun = load.driver.now();
+    load.pace =
+        rate.map(|rate| Pace { begun, nanos_each: 1e9 / rate, ticks: 0, due: VecDeque::new(), free: VecDeque::new() });
+    let pids = proxy.pids();
+    let read = || cpu::spent(&pids).map_err(|error| format!("the proxy's process is gone: {error}"));
+    load.go_on_until(begun + warm)?;
     let counted = proxy.counts();
     let (begun, before) = (load.driver.now(), read()?);
     load.counting = true;
@@ -183,6 +221,34 @@ pub fn run(
     })
 }
 
+/// Opens connections until `shape.connections` have had an answer and stay, and says what memory the proxy holds then.
+///
+/// # Errors
+/// As [`run`].
+pub fn hold(shape: Shape, proxy: &Proxy, tls: &Arc<ClientConfig>) -> Result<u64, String> {
+    let mut load = Load::new(shape, proxy, tls, &[])?;
+    load.hold = true;
+    let patience = load.driver.now() + Duration::from_secs(120);
+    let mut begun = 0;
+    while load.held < shape.connections {
+        // A crowd at once would meet the listeners' backlogs, which is another measurement.
+        while begun < shape.connections && begun - load.held < 128 {
+            load.connect();
+            begun += 1;
+        }
+        load.turn(patience)?;
+        if load.now > patience {
+            return Err(format!("only {} of {} connections were served", load.held, shape.connections));
+        }
+    }
+    // What a proxy gives back after a moment is not what the connections cost.
+    let calm = load.driver.now() + Duration::from_secs(1);
+    load.go_on_until(calm)?;
+    let resident = cpu::resident(&proxy.pids()).map_err(|error| format!("the proxy's process is gone: {error}"))?;
+    load.hang_up()?;
+    Ok(resident)
+}
+
 fn config(shape: Shape, tls: &Arc<ClientConfig>) -> Arc<ClientConfig> {
     let mut config = (**tls).clone();
     config.alpn_protocols = vec![if shape.h2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
@@ -194,14 +260,20 @@ fn config(shape: Shape, tls: &Arc<ClientConfig>) -> Arc<ClientConfig> {
 
 fn request(shape: Shape) -> Head {
     let mut head = Head::new();
+    fill(&mut head, shape, AUTHORITY.as_bytes());
+    head
+}
+
+fn fill(head: &mut Head, shape: Shape, authority: &[u8]) {
+    head.clear();
     head.scheme = if shape.tls { Scheme::Https } else { Scheme::Http };
-    head.set_authority(AUTHORITY.as_bytes());
+    head.set_authority(authority);
     if shape.life == Life::Tunnel {
         head.method = Method::Connect;
         head.set_protocol(b"websocket");
         head.set_path(b"/socket");
         head.push(b"sec-websocket-version", b"13");
-        return head;
+        return;
     }
     head.set_path(format!("/{}", shape.download).as_bytes());
     head.push_known(Name::UserAgent, b"steady-bench");
@@ -210,10 +282,38 @@ fn request(shape: Shape) -> Head {
         head.method = Method::Post;
         head.content_length = Some(shape.upload as u64);
     }
-    head
 }
 
-impl Load<'_> {
+impl<'a> Load<'a> {
+    fn new(shape: Shape, proxy: &Proxy, tls: &Arc<ClientConfig>, body: &'a [u8]) -> Result<Load<'a>, String> {
+        let driver = Uring::new(steady_ring::Config::default()).map_err(|error| error.to_string())?;
+        let name = ServerName::try_from(AUTHORITY).map_err(|error| error.to_string())?;
+        let limits = Limits { stream_window: 1 << 20, connection_window: 16 << 20, ..Limits::default() };
+        Ok(Load {
+            addr: Addr::Tcp(proxy.addr(shape)),
+            now: driver.now(),
+            driver,
+            shape,
+            tls: shape.tls.then(|| (config(shape, tls), name)),
+            limits: Rc::new(limits),
+            request: request(shape),
+            body,
+            clients: Vec::new(),
+            dirty: Vec::new(),
+            common: Common::default(),
+            counting: false,
+            latencies: Vec::with_capacity(1 << 21),
+            wrong: None,
+            open: 0,
+            ending: false,
+            pace: None,
+            hold: false,
+            held: 0,
+            apps: proxy.apps(),
+            random: fastrand::Rng::with_seed(1),
+        })
+    }
+
     fn connect(&mut self) {
         let id = self.driver.connect(&self.addr);
         if self.clients.len() <= id.index() {
@@ -227,7 +327,18 @@ impl Load<'_> {
             self.wrong.get_or_insert(error);
         }
         let flights = Vec::new();
-        let client = Client { link, flights, live: 0, sent: 0, dirty: false, is_open: false, is_closing: false };
+        let client = Client {
+            link,
+            flights,
+            live: 0,
+            sent: 0,
+            dirty: false,
+            is_open: false,
+            is_closing: false,
+            is_free: false,
+            is_held: false,
+            is_echoed: false,
+        };
         self.clients[id.index()] = Some(client);
         self.open += 1;
     }
@@ -241,10 +352,20 @@ impl Load<'_> {
 
     fn turn(&mut self, until: Time) -> Result<(), String> {
         let mut events = Vec::new();
+        let until = self.pace.as_ref().map_or(until, |pace| until.min(pace.next()));
         self.driver.wait(Some(until), &mut events).map_err(|error| error.to_string())?;
         self.now = self.driver.now();
         for event in events {
             self.event(event);
+        }
+        if let Some(pace) = &mut self.pace {
+            let (clients, dirty) = (&mut self.clients, &mut self.dirty);
+            pace.tick(self.now, |free| {
+                if let Some(client) = client(clients, free) {
+                    client.is_free = false;
+                    client.mark(dirty);
+                }
+            });
         }
         let mut dirty = std::mem::take(&mut self.dirty);
         for id in dirty.drain(..) {
@@ -293,8 +414,8 @@ impl Load<'_> {
 
     fn received(&mut self, id: ConnId, bytes: &[u8]) {
         let Some(client) = client(&mut self.clients, id) else { return };
-        let Client { link, flights, live, .. } = client;
-        let (shape, now, counting) = (self.shape, self.now, self.counting);
+        let Client { link, flights, live, is_echoed: echoed, .. } = client;
+        let (shape, now, counting, hold) = (self.shape, self.now, self.counting, self.hold);
         let (latencies, wrong) = (&mut self.latencies, &mut self.wrong);
         let mut arrived = |flight: &mut Flight| {
             if counting {
@@ -323,7 +444,11 @@ impl Load<'_> {
                     if shape.life == Life::Tunnel && flight.got >= MESSAGE {
                         flight.got -= MESSAGE;
                         arrived(flight);
-                        codec.send_data(stream, &[b'm'; MESSAGE], false, out);
+                        if hold {
+                            *echoed = true;
+                        } else {
+                            codec.send_data(stream, &[b'm'; MESSAGE], false, out);
+                        }
                     }
                     end.then_some(stream)
                 }
@@ -361,10 +486,32 @@ impl Load<'_> {
             client.is_closing = true;
             return self.driver.close(id);
         }
+        if self.hold && client.sent > 0 && (client.live == 0 || client.is_echoed) && !client.is_held {
+            client.is_held = true;
+            self.held += 1;
+        }
+        let once = once || self.hold;
         let may = client.is_open && client.link.is_ready() && !self.ending && !(once && client.sent > 0);
         while may && client.live < self.shape.streams {
-            let Some(stream) = client.link.open(&self.request, self.shape.upload == 0 && !self.request.is_connect())
-            else {
+            let mut started = self.now;
+            if let Some(pace) = &mut self.pace {
+                let Some(due) = pace.due.pop_front() else {
+                    if !std::mem::replace(&mut client.is_free, true) {
+                        pace.free.push_back(id);
+                    }
+                    break;
+                };
+                started = due;
+            }
+            if self.apps > 1 {
+                let authority = super::authority(self.random.u32(0..self.apps), self.apps);
+                fill(&mut self.request, self.shape, authority.as_bytes());
+            }
+            let end = self.shape.upload == 0 && !self.request.is_connect();
+            let Some(stream) = client.link.open(&self.request, end) else {
+                if let Some(pace) = &mut self.pace {
+                    pace.due.push_front(started);
+                }
                 break;
             };
             let slot = stream.slot as usize;
@@ -372,7 +519,7 @@ impl Load<'_> {
                 client.flights.resize(slot + 1, None);
             }
             let left = self.shape.upload;
-            client.flights[slot] = Some(Flight { stream, started: self.now, status: 0, got: 0, left });
+            client.flights[slot] = Some(Flight { stream, started, status: 0, got: 0, left });
             client.live += 1;
             client.sent += 1;
         }

@@ -6,11 +6,15 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use steady_http::{Codec, Event, Head, Limits, Name, StreamId};
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use sha1::{Digest as _, Sha1};
+use steady_http::{Codec, Event, Head, Limits, Method, Name, StreamId};
 use steady_ring::{ConnId, Driver, Event as Net, SendBuf, Uring};
 
 use super::link::{Common, Link, Speech};
 
+/// What a WebSocket's key is hashed with.
+const WEBSOCKET: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// The largest body asked for.
 pub const BODY_MAX: usize = 1 << 20;
 /// Output on one connection past which a body waits for the send before it.
@@ -119,9 +123,16 @@ impl Guest {
             Event::Head { stream, .. } if head.is_connect() => {
                 let mut open = Head::new();
                 open.reset_to_status(200);
+                // A proxy that passes HTTP/1.1's handshake on as fields has to find its answer (RFC 6455 §4.2.2).
+                if let Some(key) = head.get_named(b"sec-websocket-key") {
+                    let digest = Sha1::new_with_prefix(key).chain_update(WEBSOCKET).finalize();
+                    open.push(b"sec-websocket-accept", BASE64_STANDARD.encode(digest).as_bytes());
+                }
                 codec.send_head(stream, &open, false, out);
                 tunnels.push(stream);
             }
+            // What an agent says to the edge's question whether an application is live.
+            Event::Head { stream, .. } if head.method == Method::Head => codec.send_head(stream, answer, true, out),
             Event::Head { stream, end } => {
                 let asked = std::str::from_utf8(head.path()).ok().and_then(|path| path.get(1..)?.parse().ok());
                 let left = asked.unwrap_or(100usize).min(BODY_MAX);

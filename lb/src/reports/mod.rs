@@ -279,8 +279,16 @@ impl Inner {
         let new_since = now.min(LIFE_NEW);
         let before = host.memory();
         let mut of_host = Sum::default();
+        let mut taken = Ok(());
         for entry in report.entries {
-            let (app, new) = host.take(entry, number, whole, new_since, now)?;
+            let (app, new) = match host.take(entry, number, whole, new_since, now) {
+                Ok(new) => new,
+                // What came before it is known now, and so must be counted.
+                Err(refused) => {
+                    taken = Err(refused);
+                    break;
+                }
+            };
             if new.is_empty() {
                 continue;
             }
@@ -297,13 +305,15 @@ impl Inner {
             });
             host.measure();
         }
-        (host.start, host.number, host.last) = (report.start, number, now);
+        if taken.is_ok() {
+            (host.start, host.number, host.last) = (report.start, number, now);
+        }
         *known_bytes = *known_bytes + host.memory() - before;
         of_host.times = totals.each_mut().map(Accumulator::take);
         add(&mut self.by_host, &name, &of_host, now.as_secs(), series_bytes);
         self.all.add(&of_host, now.as_secs());
         self.evict(now.as_secs(), bytes_max);
-        Ok(())
+        taken
     }
 
     fn look(&mut self, now: Duration) {

@@ -89,6 +89,31 @@ fn reports_that_are_lost_or_come_twice_neither_lose_nor_double_a_request() {
 }
 
 #[test]
+fn a_report_that_is_refused_half_way_counts_what_it_changed() {
+    let reports = reports();
+    let now = 100 * SECOND;
+    let entry = |app: &str, life, age_ms, count| Entry {
+        app: app.into(),
+        life,
+        age_ms,
+        responses: [0, 0, count, 0, 0, 0],
+        ..Entry::default()
+    };
+    let tell = |number, base, entries| {
+        let mut out = Vec::new();
+        Report { start: 7, number, base, entries }.encode(&mut out);
+        reports.apply("h1", &out, now)
+    };
+    tell(1, 0, vec![entry("shop", 1, 0, 5)]).unwrap();
+    // A life that this edge should have heard of long ago.
+    assert_eq!(tell(2, 1, vec![entry("shop", 1, 1_000, 7), entry("cart", 2, 60_000, 3)]), Err(Refused::OutOfStep));
+    tell(2, 0, vec![entry("shop", 1, 1_000, 7), entry("cart", 2, 60_000, 3)]).unwrap();
+    for of in [Of::All, Of::Host("h1")] {
+        assert_eq!(reports.window(of, Span::Hour, now).sum.reported[2], 10);
+    }
+}
+
+#[test]
 fn an_agent_that_starts_anew_is_counted_from_its_beginning() {
     let reports = reports();
     let mut agent = Agent::new(7, 10 * SECOND);

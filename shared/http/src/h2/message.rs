@@ -290,6 +290,10 @@ impl<'h> Message<'h> {
                 if text.is_empty() || !text.iter().all(|&octet| is_token(octet) || octet == b'/') {
                     return Err(":protocol is not a token");
                 }
+                // As HTTP/1.1's codec has it: a protocol's name is compared in any case (RFC 9110 §7.8).
+                if text.eq_ignore_ascii_case(b"websocket") {
+                    self.head.arena_mut()[value..].make_ascii_lowercase();
+                }
                 self.head.place_protocol(value);
             }
             Which::STATUS => {

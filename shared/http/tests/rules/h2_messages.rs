@@ -228,6 +228,7 @@ fn rfc_8441_3_the_server_says_that_it_takes_extended_connect() {
 #[test]
 fn rfc_8441_4_an_extended_connect_has_scheme_path_and_authority_and_its_method_is_connect() {
     assert_eq!(taken(WEBSOCKET), "CONNECT Https a.example /chat|protocol=websocket");
+    assert!(taken(&changed(WEBSOCKET, ":protocol", "WebSocket")).ends_with("|protocol=websocket"));
     for name in [":scheme", ":path", ":authority"] {
         malformed(&without(WEBSOCKET, name));
     }

@@ -82,6 +82,8 @@ pub enum Command {
     Rm(RmArgs),
     /// Watch hosts and applications live: rates, errors, latencies
     Top(TopArgs),
+    /// Make a join token, by which a new host becomes a member of the cluster
+    JoinToken(JoinTokenArgs),
     /// Show how the edge is: version, driver, listeners, counts
     Status,
     /// Be an edge: the load balancer daemon
@@ -126,6 +128,10 @@ pub struct UpArgs {
     /// Workers of the edge and of each host; 0: one per core
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub workers: u16,
+
+    /// Reach the hosts in the clear, by their tokens, rather than over mutual TLS as members of a cluster
+    #[arg(long)]
+    pub plain_hosts: bool,
 
     /// How bytes move: io_uring, epoll, or whichever this machine allows
     #[arg(long, value_enum, default_value_t = Io::Auto)]
@@ -287,6 +293,41 @@ pub struct TopArgs {
     /// List this many applications: the busiest
     #[arg(long, default_value_t = 200, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub apps: u16,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  steady join-token > token                        for one host, within the hour; put it where the host's [join] says
+  steady join-token --host h7 --ttl 10m            for the host h7 and no other
+  steady join-token --list                         those that are still good, without what would let anybody in
+  steady join-token --revoke 3f9c01ab77de
+
+Whoever has a token that is still good can become a host: hand it over as you would a password (docs/security.md).")]
+pub struct JoinTokenArgs {
+    /// How long it is good, such as 10m, 1h, 24h
+    #[arg(long, default_value = "1h", value_name = "TIME", value_parser = parse_ttl)]
+    pub ttl: std::time::Duration,
+
+    /// How many hosts it lets in
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub uses: u32,
+
+    /// The only host that may use it
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<String>,
+
+    /// List those that are still good, and make none
+    #[arg(long, conflicts_with_all = ["uses", "host", "ttl", "revoke"])]
+    pub list: bool,
+
+    /// End one before its time, by its id (see --list)
+    #[arg(long, value_name = "ID", conflicts_with_all = ["uses", "host", "ttl"])]
+    pub revoke: Option<String>,
+}
+
+fn parse_ttl(text: &str) -> Result<std::time::Duration, String> {
+    steady_sys::text::parse_duration(text).map_err(|error| error.to_string())
 }
 
 #[derive(Debug, Args)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::cli::{Command, DeployArgs, LogsArgs, MoveArgs, Reach, RmArgs};
+use crate::cli::{Command, DeployArgs, JoinTokenArgs, LogsArgs, MoveArgs, Reach, RmArgs};
 use crate::client::{Client, Done};
 use crate::error::Error;
 use crate::pack::{self, Packed};
@@ -32,6 +32,7 @@ pub fn run(reach: &Reach, json: bool, command: Command) -> Result<(), Error> {
             Command::Requests(args) => watch::requests(&Client::reach(reach)?, out, &args).await,
             Command::Trace(args) => watch::trace(&Client::reach(reach)?, out, &args).await,
             Command::Rm(args) => rm(&Client::reach(reach)?, out, &args).await,
+            Command::JoinToken(args) => join_token(&Client::reach(reach)?, out, &args).await,
             Command::Status => status(&Client::reach(reach)?, out).await,
             Command::Top(args) => top::run(&Client::reach(reach)?, out, &args).await,
             Command::Up(_) | Command::Lb(_) | Command::Agent(_) => {
@@ -131,6 +132,44 @@ async fn apps(client: &Client, out: Out) -> Result<(), Error> {
         })
         .collect();
     show::line(&show::table(&["NAME", "STATE", "HOST", "GENERATION", "VERSION", "URL"], &rows, out.style))
+}
+
+async fn join_token(client: &Client, out: Out, args: &JoinTokenArgs) -> Result<(), Error> {
+    if let Some(id) = &args.revoke {
+        if !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(Error::Usage(format!(
+                "{id:?} is no id of a join token; `steady join-token --list` shows them"
+            )));
+        }
+        client.send(client.request(Method::DELETE, &format!("/v1/join-tokens/{id}"))).await?;
+        return if out.json { document(&json!({"revoked": id})) } else { show::line(&format!("{id} is revoked")) };
+    }
+    if args.list {
+        let listed = client.json("/v1/join-tokens").await?;
+        let tokens = listed.get("tokens").and_then(Value::as_array).cloned().unwrap_or_default();
+        if out.json {
+            return document(&listed);
+        }
+        if tokens.is_empty() {
+            return show::line("No join token is good now. Make one: steady join-token");
+        }
+        let row = |token: &Value| ["id", "host", "uses_left", "until"].map(|key| show::cell(token.get(key))).to_vec();
+        let rows: Vec<Vec<String>> = tokens.iter().map(row).collect();
+        return show::line(&show::table(&["ID", "HOST", "USES LEFT", "UNTIL"], &rows, out.style));
+    }
+    let made = make_join_token(client, args.ttl, args.uses, args.host.as_deref()).await?;
+    if out.json {
+        return document(&made);
+    }
+    // The token alone, so that it can be sent to a file.
+    show::line(&show::cell(made.get("token")))
+}
+
+/// A join token as the edge describes it; `up` uses it for its own hosts.
+pub async fn make_join_token(client: &Client, ttl: Duration, uses: u32, host: Option<&str>) -> Result<Value, Error> {
+    let asked = json!({"ttl_s": ttl.as_secs(), "uses": uses, "host": host});
+    let response = client.send(client.request(Method::POST, "/v1/join-tokens").json(&asked)).await?;
+    response.json().await.map_err(|error| Error::Failed(format!("the edge answered something else: {error}")))
 }
 
 async fn hosts(client: &Client, out: Out) -> Result<(), Error> {

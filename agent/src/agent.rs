@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use steady_cluster::listen::{Listener, Peer, Plain};
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::api::{self, Api, Facts, Token};
 use crate::bundle::Bundles;
@@ -20,6 +21,7 @@ use crate::config::{Config, Live};
 use crate::gate::{Apps, Notice, Plane};
 use crate::host::{self, Host};
 use crate::limits::Limits;
+use crate::membership::{Membership, MembershipError};
 use crate::metrics::Metrics;
 use crate::records::{Record, Records, replace_file};
 use crate::reports::Hub;
@@ -49,6 +51,8 @@ pub enum Error {
     Listen { addr: SocketAddr, source: io::Error },
     #[error("no thread can be started: {0}")]
     Thread(io::Error),
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
     #[error("the API has ended: {0}")]
     Serve(io::Error),
 }
@@ -71,6 +75,7 @@ pub struct Agent {
     records: Records,
     known: Vec<Record>,
     listener: TcpListener,
+    membership: Option<Arc<Membership>>,
     leftovers_killed: usize,
     _lock: File,
 }
@@ -106,6 +111,8 @@ impl Agent {
         let bundles = Bundles::open(&dir, config.bundles.clone()).map_err(at("cannot use", &dir))?;
         let records = Records::new(dirs.apps.clone());
         let known = records.load_all().map_err(Error::Records)?;
+        let joined = config.join.clone().map(|join| Membership::open(&dir, &config.name, join));
+        let membership = joined.transpose()?;
         let addr = config.control_addr;
         let listener = TcpListener::bind(addr).await.map_err(|source| Error::Listen { addr, source })?;
         let live = Arc::new(Live::new(config.apps.clone()));
@@ -120,6 +127,7 @@ impl Agent {
             records,
             known,
             listener,
+            membership,
             leftovers_killed,
             _lock: lock,
         })
@@ -128,6 +136,11 @@ impl Agent {
     /// Where the API listens.
     pub fn control_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+
+    /// This host as a member of its cluster, if it is to be one.
+    pub fn membership(&self) -> Option<Arc<Membership>> {
+        self.membership.clone()
     }
 
     /// What this host knows it owns: the workers' first truth, before they accept anything.
@@ -174,16 +187,25 @@ impl Agent {
         let host = Host::start(shared, self.known);
         let facts = Facts { addr, io, started_at: OffsetDateTime::now_utc() };
         let hub = Hub::new(Arc::clone(&host) as _);
+        let (configs, plain) = match &self.membership {
+            Some(membership) => (membership.private_server(), Plain::Loopback),
+            // Then the configuration keeps this port on this machine.
+            None => (watch::channel(None).1, Plain::Anybody),
+        };
+        let listener = Listener::new(self.listener, configs, plain).map_err(Error::Serve)?;
+        let keeping = self.membership.clone().map(|membership| tokio::spawn(async move { membership.keep().await }));
         let api = Api {
             host: Arc::clone(&host),
             metrics: Metrics::default(),
             token: self.token,
             facts,
             reports: Arc::clone(&hub),
+            membership: self.membership,
+            refused: listener.refused(),
         };
         let (end_api, api_ends) = oneshot::channel::<()>();
         let router = api::router(Arc::new(api));
-        let listener = self.listener;
+        let router = router.into_make_service_with_connect_info::<Peer>();
         let mut served = tokio::spawn(async move {
             let ends = async { drop(api_ends.await) };
             tokio::select! {
@@ -210,6 +232,9 @@ impl Agent {
         let until = tokio::time::Instant::now() + drain_timeout;
         while !plane.is_drained() && tokio::time::Instant::now() < until {
             tokio::time::sleep(DRAINED_LOOK_EVERY).await;
+        }
+        if let Some(keeping) = keeping {
+            keeping.abort();
         }
         collecting.abort();
         following.abort();

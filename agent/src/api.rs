@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -16,12 +16,15 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 use serde_json::json;
+use steady_cluster::Role as MemberRole;
+use steady_cluster::listen::{Peer, Refused};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::oneshot;
 
 use crate::bundle::BundleError;
 use crate::gate::{Generation, Protocol, Role};
 use crate::host::Host;
+use crate::membership::Membership;
 use crate::metrics::Metrics;
 use crate::records::{Digest, role_name};
 use crate::reports::Hub;
@@ -41,6 +44,9 @@ pub struct Api {
     pub token: Token,
     pub facts: Facts,
     pub reports: Arc<Hub>,
+    pub membership: Option<Arc<Membership>>,
+    /// Connections that the control port did not let in.
+    pub refused: Arc<Refused>,
 }
 
 /// What `GET /v1/host` tells that does not change.
@@ -156,6 +162,12 @@ impl From<BundleError> for Problem {
 }
 
 async fn check_token(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    // An edge of the cluster has proved who it is when it connected.
+    let edge =
+        request.extensions().get::<ConnectInfo<Peer>>().is_some_and(|ConnectInfo(peer)| peer.is(MemberRole::Edge));
+    if edge {
+        return next.run(request).await;
+    }
     let offered = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let offered =
         offered.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
@@ -170,7 +182,7 @@ async fn check_token(State(api): State<Arc<Api>>, request: Request, next: Next) 
 }
 
 async fn metrics(State(api): State<Arc<Api>>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], api.metrics.render(&api.host))
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], api.metrics.render(&api))
 }
 
 async fn host(State(api): State<Arc<Api>>) -> Json<serde_json::Value> {

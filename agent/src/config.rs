@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use steady_cluster::{Member, Role};
 use steady_ring::Addr;
 
 mod reload;
@@ -40,14 +41,25 @@ pub struct Config {
     /// 0: one per core that this process may use.
     pub workers: usize,
     pub io: Io,
-    /// Where edges forward to (h2c).
+    /// Where edges forward to: over mutual TLS, or h2c on this machine when this host does not join.
     pub data_addr: Addr,
     pub control_addr: SocketAddr,
     /// Made (0600) when it is not there.
     pub token_file: PathBuf,
+    /// `None`: this host joins no cluster, and is reached in the clear from this machine alone.
+    pub join: Option<JoinConfig>,
     pub apps: AppsConfig,
     pub bundles: BundleLimits,
     pub log: LogConfig,
+}
+
+/// `[join]`: the cluster that this host is a member of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinConfig {
+    /// Private addresses of its edges; any that answers will do.
+    pub edges: Vec<SocketAddr>,
+    /// Where the join token is, until this host has a certificate.
+    pub token_file: PathBuf,
 }
 
 /// `[apps]`: what holds for every application.
@@ -180,6 +192,22 @@ fn read(table: toml::Table, faults: &mut Vec<Fault>) -> Option<Config> {
         });
         (addr, control.text("token_file").map(PathBuf::from))
     });
+    let joins = reader.has("join");
+    let join = reader.section("join", |join| if joins { read_join(join) } else { None });
+    if !joins {
+        let clear = "without [join] this host is reached in the clear, from this machine alone: write [join], or listen \
+                     on 127.0.0.1";
+        if let Some(Addr::Tcp(addr)) = &data_addr
+            && !is_loopback(addr)
+        {
+            reader.fault::<()>("data.addr", clear.to_owned());
+        }
+        if control_addr.as_ref().is_some_and(|addr| !is_loopback(addr)) {
+            reader.fault::<()>("control.addr", clear.to_owned());
+        }
+    } else if let Some(Err(error)) = name.as_deref().map(|name| Member::new(Role::Host, name)) {
+        reader.fault::<()>("name", error.to_string());
+    }
     let apps = reader.section("apps", read_apps);
     let bundles = reader.section("bundles", read_bundles);
     let log = reader.section("log", read_log);
@@ -188,16 +216,40 @@ fn read(table: toml::Table, faults: &mut Vec<Fault>) -> Option<Config> {
     let token_file = token_file.unwrap_or_else(|| state_dir.join("token"));
     Some(Config {
         name: name?,
-        state_dir,
+        state_dir: state_dir.clone(),
         workers,
         io,
         data_addr: data_addr?,
         control_addr: control_addr?,
         token_file,
+        join: join.map(|(edges, file)| JoinConfig {
+            edges,
+            token_file: file.unwrap_or_else(|| state_dir.join("join-token")),
+        }),
         apps,
         bundles,
         log,
     })
+}
+
+fn read_join(join: &mut Reader<'_>) -> Option<(Vec<SocketAddr>, Option<PathBuf>)> {
+    let texts = join.texts("edges");
+    let token_file = join.text("token_file").map(PathBuf::from);
+    let mut edges = Vec::new();
+    for text in texts.iter().flatten() {
+        match text.parse::<SocketAddr>() {
+            Ok(addr) if addr.port() > 0 => edges.push(addr),
+            _ => join.fault("edges", format!("`{text}` is not IP:PORT, like 10.0.0.9:9900"))?,
+        }
+    }
+    if edges.is_empty() {
+        return join.fault("edges", "names no edge: write edges = [\"10.0.0.9:9900\"]".to_owned());
+    }
+    Some((edges, token_file))
+}
+
+fn is_loopback(addr: &SocketAddr) -> bool {
+    addr.ip().to_canonical().is_loopback()
 }
 
 fn read_apps(apps: &mut Reader<'_>) -> AppsConfig {
@@ -267,7 +319,7 @@ mod tests {
         name = "h1"
         state_dir = "/var/lib/steady/agent"
         [data]
-        addr = "0.0.0.0:9911"
+        addr = "127.0.0.1:9911"
         [control]
         addr = "127.0.0.1:9912"
     "#;
@@ -326,6 +378,22 @@ mod tests {
         let error = format!("{LEAST}[apps]\nqueue-max = 5\nbunn = \"x\"").parse::<Config>().unwrap_err().to_string();
         assert!(error.contains("apps.queue-max: is not a known key; did you mean `queue_max`?"), "{error}");
         assert!(error.contains("did you mean `bun`?"), "{error}");
+    }
+
+    #[test]
+    fn a_host_that_does_not_join_is_reached_from_its_own_machine_alone() {
+        let open = LEAST.replace("127.0.0.1", "10.0.0.1");
+        let error = open.parse::<Config>().unwrap_err().to_string();
+        for part in ["data.addr: without [join]", "control.addr: without [join]"] {
+            assert!(error.contains(part), "{part:?} is not in:\n{error}");
+        }
+        let joined: Config = format!("{open}[join]\nedges = [\"10.0.0.9:9900\"]\n").parse().unwrap();
+        let token_file = PathBuf::from("/var/lib/steady/agent/join-token");
+        assert_eq!(joined.join, Some(JoinConfig { edges: vec!["10.0.0.9:9900".parse().unwrap()], token_file }));
+        for wrong in ["edges = []", "edges = [\"edge\"]", "token_file = \"t\""] {
+            let error = format!("{open}[join]\n{wrong}\n").parse::<Config>().unwrap_err().to_string();
+            assert!(error.contains("join.edges: "), "{error}");
+        }
     }
 
     #[test]

@@ -9,12 +9,13 @@ use steady_proxy::log::{LogHandle, LogSink};
 use steady_proxy::{Blueprint, Limits, Listener, daemon};
 use steady_ring::Addr;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::agent::Agent;
 use crate::config::{Config, Io as IoChoice, Live, LogFormat};
 use crate::data::DataPlane;
 use crate::gate::Plane;
+use crate::membership::Credentials;
 
 /// Notices of the workers that may wait for control. Past it the next request for the application repeats its own.
 const NOTICES_MAX: usize = 1024;
@@ -81,9 +82,10 @@ async fn serve(config: Config, file: &Path) -> Result<(), String> {
     };
     let plane = Arc::new(DataPlane::new(workers));
     plane.publish(Arc::new(agent.apps()));
+    let secure = agent.membership().map(|membership| follow(membership.published(), Arc::clone(&plane)));
     let (notices_in, notices) = mpsc::channel(NOTICES_MAX);
     let worker = steady_proxy::Config {
-        listeners: vec![Listener { tls: false, proxy_protocol: false, limits: edge_limits() }],
+        listeners: vec![Listener { tls: secure.is_some(), proxy_protocol: false, limits: edge_limits() }],
         limits: Limits::default(),
         upstream_limits: steady_http::Limits::default(),
     };
@@ -111,11 +113,32 @@ async fn serve(config: Config, file: &Path) -> Result<(), String> {
     // Nobody should take a stale file for a running agent; one that is gone already is as good.
     let _ = std::fs::remove_file(&ready);
     reloading.abort();
+    if let Some(secure) = secure {
+        secure.abort();
+    }
     plane.stop();
     if let Err(error) = fleet.join() {
         tracing::error!(%error, "a worker ended badly");
     }
     ended.map_err(|error| error.to_string())
+}
+
+/// Hands the workers what this host is a member by: what there is at once, and whenever it changes.
+fn follow(
+    mut published: watch::Receiver<Option<Arc<Credentials>>>,
+    plane: Arc<DataPlane>,
+) -> tokio::task::JoinHandle<()> {
+    let take = move |credentials: Option<Arc<Credentials>>| {
+        if let Some(credentials) = credentials {
+            plane.set_tls(Arc::clone(&credentials.data_server));
+        }
+    };
+    take(published.borrow_and_update().clone());
+    tokio::spawn(async move {
+        while published.changed().await.is_ok() {
+            take(published.borrow_and_update().clone());
+        }
+    })
 }
 
 /// What edges may do on a connection that they share among all their clients: more of everything that a single client

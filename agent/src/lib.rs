@@ -15,6 +15,7 @@ pub mod gate;
 pub mod host;
 pub mod limits;
 pub mod logs;
+pub mod membership;
 pub mod metrics;
 pub mod records;
 pub mod reports;

@@ -4,11 +4,13 @@
 //! into a recorder of its own and renders it. Labels have fixed sets of values; no metric is per application.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use steady_proxy::sample::{Kind, Sample};
 
+use crate::api::Api;
 use crate::host::Host;
 use crate::supervise::Counters;
 use crate::supervise::status::State;
@@ -35,8 +37,10 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Reads everything and writes it as Prometheus text.
-    pub fn render(&self, host: &Host) -> String {
+    pub(crate) fn render(&self, api: &Api) -> String {
+        let host = &*api.host;
         with_local_recorder(&self.recorder, || {
+            record_membership(api);
             record_counters(&host.shared.counters);
             record_apps(host);
             for (worker, samples) in host.shared.plane.samples().iter().enumerate() {
@@ -46,6 +50,21 @@ impl Metrics {
         });
         self.handle.render()
     }
+}
+
+fn record_membership(api: &Api) {
+    let refused = "steady_agent_private_refused_total";
+    describe_counter!(refused, "Connections to the control port that were not let in");
+    counter!(refused).absolute(api.refused.value());
+    let Some(membership) = &api.membership else { return };
+    let (failures, renewals) = membership.counts();
+    let certificates = "steady_agent_certificates_total";
+    describe_counter!(certificates, "Certificates that this host asked its cluster for");
+    counter!(certificates, "outcome" => "issued").absolute(renewals);
+    counter!(certificates, "outcome" => "failed").absolute(failures);
+    let left = "steady_agent_certificate_seconds_left";
+    describe_gauge!(left, Unit::Seconds, "How long this host's certificate is still good");
+    gauge!(left).set(membership.seconds_left(SystemTime::now()).unwrap_or(0) as f64);
 }
 
 fn record_counters(counters: &Counters) {

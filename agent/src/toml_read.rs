@@ -43,6 +43,11 @@ impl<'f> Reader<'f> {
         Self { table, prefix: String::new(), known: BTreeSet::new(), faults }
     }
 
+    /// Whether there is something under `key`.
+    pub fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
     /// The table under `key`, empty when it is not there. `read` is handed a reader of it.
     pub fn section<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Reader<'_>) -> T) -> T {
         let table = match self.take(key) {

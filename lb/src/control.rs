@@ -17,6 +17,7 @@ use steady_table::{Routes, TableDir};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::certs::Certs;
+use crate::cluster::Credentials;
 use crate::derive::{self, Derived, derive};
 use crate::limits::{CONTROL_QUEUE, SETTLE};
 use crate::metrics::Metrics;
@@ -79,6 +80,7 @@ enum Command {
     Host(String, HostState),
     Settings(Box<Settings>),
     Certs(Certs),
+    Cluster(Arc<Credentials>),
 }
 
 /// What the first snapshot is made of.
@@ -86,6 +88,7 @@ enum Command {
 pub struct Initial {
     pub routes: Arc<Routes>,
     pub certs: Certs,
+    pub cluster: Option<Arc<Credentials>>,
     pub settings: Settings,
 }
 
@@ -96,6 +99,7 @@ pub fn publish_first(plane: &dyn Plane, initial: &Initial) -> Published {
         routes: Arc::clone(&initial.routes),
         hosts,
         certs: initial.certs.clone(),
+        cluster: initial.cluster.clone(),
         settings: initial.settings.clone(),
     });
     let publication = plane.publish(Arc::clone(&snapshot));
@@ -189,6 +193,7 @@ impl Control {
             routes: initial.routes,
             states: HashMap::new(),
             certs: initial.certs,
+            cluster: initial.cluster,
             settings: initial.settings,
             store: Arc::clone(&store),
             plane: Arc::clone(&plane),
@@ -255,6 +260,10 @@ impl Control {
         self.tell(Command::Certs(certs)).await;
     }
 
+    pub async fn set_cluster(&self, credentials: Arc<Credentials>) {
+        self.tell(Command::Cluster(credentials)).await;
+    }
+
     pub fn plane(&self) -> &dyn Plane {
         &*self.plane
     }
@@ -275,6 +284,7 @@ struct Writer {
     routes: Arc<Routes>,
     states: HashMap<String, HostState>,
     certs: Certs,
+    cluster: Option<Arc<Credentials>>,
     settings: Settings,
     store: Arc<dyn Store>,
     plane: Arc<dyn Plane>,
@@ -324,6 +334,10 @@ impl Writer {
                     self.settings = *settings;
                     self.publish();
                 }
+            }
+            Command::Cluster(credentials) => {
+                self.cluster = Some(credentials);
+                self.publish();
             }
             Command::Certs(certs) => {
                 self.certs = certs;
@@ -405,6 +419,7 @@ impl Writer {
             hosts: self.routes.hosts().iter().map(|host| known(host.name())).collect(),
             routes: Arc::clone(&self.routes),
             certs: self.certs.clone(),
+            cluster: self.cluster.clone(),
             settings: self.settings.clone(),
         });
         let publication = self.plane.publish(Arc::clone(&snapshot));

@@ -13,6 +13,7 @@ pub mod agents;
 pub mod api;
 pub mod bundles;
 pub mod certs;
+pub mod cluster;
 pub mod config;
 pub mod control;
 mod daemon;

@@ -61,6 +61,11 @@ impl Metrics {
                 workflows(r, kind, outcome).increment(0);
             }
         }
+        for call in ["join", "renew"] {
+            for well in [true, false] {
+                certificates(r, call, well).increment(0);
+            }
+        }
         for class in ["2xx", "3xx", "4xx", "5xx"] {
             api_requests(r, class).increment(0);
         }
@@ -118,6 +123,22 @@ impl Metrics {
 
     pub fn cut(&self, requests: u64) {
         self.drain_cut.increment(requests);
+    }
+
+    /// A host asked to be let in.
+    pub fn joined(&self, well: bool) {
+        certificates(&self.recorder, "join", well).increment(1);
+    }
+
+    /// A host asked for its next certificate.
+    pub fn renewed(&self, well: bool) {
+        certificates(&self.recorder, "renew", well).increment(1);
+    }
+
+    /// Connections to the private port that were not let in, so far.
+    pub fn private_refused(&self, count: u64) {
+        let help = "Connections to the private port that were not let in: no TLS, a bad certificate, too slow.";
+        counter(&self.recorder, "private_refused_total", help, &[]).absolute(count);
     }
 
     pub fn retried(&self) {
@@ -257,6 +278,12 @@ impl LatencyNow {
 fn workflows(recorder: &PrometheusRecorder, kind: Kind, outcome: &str) -> Counter {
     let labels = [("kind", kind.as_str()), ("outcome", outcome)];
     counter(recorder, "workflows_total", "Workflows that ended; undone: all is as it was before.", &labels)
+}
+
+fn certificates(recorder: &PrometheusRecorder, call: &str, well: bool) -> Counter {
+    let outcome = if well { "issued" } else { "refused" };
+    let labels = [("call", call), ("outcome", outcome)];
+    counter(recorder, "certificates_total", "Certificates that hosts asked for.", &labels)
 }
 
 fn api_requests(recorder: &PrometheusRecorder, class: &str) -> Counter {

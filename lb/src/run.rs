@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use steady_cluster::listen::{Listener, Peer, Plain};
 use steady_table::{DomainName, Options, Routes, TableDir};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -21,6 +22,7 @@ use crate::agents::{HostHandle, Hosts};
 use crate::api::{Api, Token, TokenError, router};
 use crate::bundles::{BundleError, Bundles};
 use crate::certs::Certs;
+use crate::cluster::{Cluster, ClusterError};
 use crate::config::{Config, HostConfig, Problem};
 use crate::control::{Control, ControlError, Initial, publish_first, reconcile_table};
 use crate::edge::{Clock, Edge, Facts};
@@ -79,6 +81,8 @@ pub enum RunError {
     Token(#[from] TokenError),
     #[error(transparent)]
     Bundles(#[from] BundleError),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     #[error("the routing table: {0}")]
     Table(#[from] steady_table::Error),
     #[error("the private port {addr} cannot be opened: {source}")]
@@ -104,15 +108,22 @@ pub async fn run(config: Config, plane: Arc<dyn Plane>, parts: Parts) -> Result<
     for damage in damage {
         tracing::error!(%damage, "passed over");
     }
-    let initial =
-        |routes: Arc<Routes>| Initial { routes, certs: parts.certs.borrow().clone(), settings: config.settings() };
+    // Without its authority an edge reaches no host that joined: nothing would be served.
+    let cluster = open_cluster(&state, &config)?;
+    let mut credentials = cluster.published();
+    let initial = |routes: Arc<Routes>| Initial {
+        routes,
+        certs: parts.certs.borrow().clone(),
+        cluster: Some(cluster.published().borrow().clone()),
+        settings: config.settings(),
+    };
     let routes = routes.map(Arc::new);
     let first = routes.as_ref().map(|routes| publish_first(&*plane, &initial(Arc::clone(routes))));
 
     let token = Token::open(&config.private.token_file)?;
     let token_file = token.file().to_owned();
     let bundles = Bundles::open(state.path("bundles"))?;
-    let api = Api::new(token, parts.facts.clone(), Arc::clone(&plane), Arc::clone(&metrics));
+    let api = Api::new(token, Arc::clone(&cluster), parts.facts.clone(), Arc::clone(&plane), Arc::clone(&metrics));
     if let Some(first) = first.clone() {
         api.published(first);
     }
@@ -120,11 +131,17 @@ pub async fn run(config: Config, plane: Arc<dyn Plane>, parts: Parts) -> Result<
         async { TcpListener::bind(config.private.addr).await.and_then(|l| l.local_addr().map(|addr| (l, addr))) };
     let (listener, private) = bind.await.map_err(|source| RunError::Private { addr: config.private.addr, source })?;
     let (stop_serving, stopped) = oneshot::channel::<()>();
-    let serve = axum::serve(listener, router(Arc::clone(&api))).with_graceful_shutdown(async {
+    let listener = Listener::new(listener, cluster.private_server(), Plain::Loopback)
+        .map_err(|source| RunError::Private { addr: private, source })?;
+    api.count_refused(listener.refused());
+    let service = router(Arc::clone(&api)).into_make_service_with_connect_info::<Peer>();
+    let serve = axum::serve(listener, service).with_graceful_shutdown(async {
         // Dropping the sender stops it too.
         let _ = stopped.await;
     });
     let serving = tokio::spawn(async move { serve.await });
+    let renewed = Arc::clone(&cluster);
+    let renewing = tokio::spawn(async move { renewed.renew().await });
     tracing::info!(%private, "the private port answers");
     let Parts { facts, clock, config_file, mut orders, mut certs, on_reload, ready } = parts;
     if let Some(ready) = ready {
@@ -138,7 +155,12 @@ pub async fn run(config: Config, plane: Arc<dyn Plane>, parts: Parts) -> Result<
         () = stop_ordered(&mut orders) => None,
     };
     if let Some((store, dir, routes)) = opened {
-        let initial = Initial { routes, certs: certs.borrow_and_update().clone(), settings: config.settings() };
+        let initial = Initial {
+            routes,
+            certs: certs.borrow_and_update().clone(),
+            cluster: Some(credentials.borrow_and_update().clone()),
+            settings: config.settings(),
+        };
         let control = Control::start(dir, initial, first, store, Arc::clone(&plane), Arc::clone(&metrics));
         let edge = Arc::new(Edge {
             facts,
@@ -146,7 +168,7 @@ pub async fn run(config: Config, plane: Arc<dyn Plane>, parts: Parts) -> Result<
             clock,
             config: ArcSwap::from_pointee(config.clone()),
             control,
-            hosts: Arc::new(Hosts::default()),
+            hosts: Arc::new(Hosts::new(cluster.private_client())),
             bundles,
             workflows: Tracker::default(),
             metrics,
@@ -154,6 +176,13 @@ pub async fn run(config: Config, plane: Arc<dyn Plane>, parts: Parts) -> Result<
         });
         tokio::spawn(follow::look(Arc::clone(&edge.reports), edge.begun));
         let (events_in, events) = mpsc::channel(64);
+        let following = Arc::clone(&edge);
+        tokio::spawn(async move {
+            while credentials.changed().await.is_ok() {
+                let now = credentials.borrow_and_update().clone();
+                following.control.set_cluster(now).await;
+            }
+        });
         begin(&edge, &events_in).await;
         tokio::spawn(follow_hosts(Arc::clone(&edge), events));
         api.open(Arc::clone(&edge));
@@ -164,7 +193,17 @@ pub async fn run(config: Config, plane: Arc<dyn Plane>, parts: Parts) -> Result<
     let _ = stop_serving.send(());
     // Streams of the private port (followed logs) have no end of their own.
     serving.abort();
+    renewing.abort();
     Ok(())
+}
+
+fn open_cluster(state: &StateDir, config: &Config) -> Result<Arc<Cluster>, ClusterError> {
+    let mut edges = config.cluster.edges.clone();
+    let own = config.private.addr;
+    if edges.is_empty() && !own.ip().is_unspecified() && own.port() != 0 {
+        edges.push(own);
+    }
+    Cluster::open(&state.path("cluster"), &config.cluster.name, edges, std::time::SystemTime::now())
 }
 
 /// Opens the store and brings the table to what it says. With a table to serve from, it is tried until it can be.
@@ -257,7 +296,7 @@ async fn apply_hosts(edge: &Edge, wanted: &[HostConfig], contents: &Contents) ->
             name: host.name.clone(),
             addr: host.addr.clone(),
             control: host.control.to_string(),
-            token_file: host.token_file.to_string_lossy().into_owned(),
+            token_file: host.token_file.as_deref().map_or_else(String::new, |file| file.to_string_lossy().into_owned()),
         })
         .collect();
     let mut writes: Vec<Write> = Vec::new();

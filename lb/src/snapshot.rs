@@ -7,6 +7,7 @@ use steady_proxy::registry::Oversight;
 use steady_proxy::sample::Samples;
 use steady_table::Routes;
 
+use crate::cluster::Credentials;
 use crate::reports::EdgeMeters;
 
 /// Everything a worker needs to decide about a request, in one piece, so that a change is atomic. Immutable.
@@ -18,6 +19,8 @@ pub struct Snapshot {
     pub hosts: Vec<HostState>,
     /// TLS towards clients; without a certificate handshakes are refused.
     pub certs: crate::certs::Certs,
+    /// TLS towards hosts; `None`: there is no cluster, and all are reached in the clear.
+    pub cluster: Option<Arc<Credentials>>,
     pub settings: Settings,
 }
 
@@ -52,6 +55,8 @@ pub struct Settings {
     pub trusted: Vec<Network>,
     /// Add `Server-Timing` to every answer.
     pub server_timing: bool,
+    /// Hosts on this machine that did not join their cluster: reached in the clear.
+    pub plain_hosts: Vec<String>,
 }
 
 impl Default for Settings {
@@ -66,6 +71,7 @@ impl Default for Settings {
             park_timeout: Duration::from_secs(30),
             trusted: Vec::new(),
             server_timing: false,
+            plain_hosts: Vec::new(),
         }
     }
 }

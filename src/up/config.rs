@@ -64,7 +64,9 @@ pub struct Host {
     pub name: String,
     pub addr: SocketAddr,
     pub control: SocketAddr,
-    pub token_file: PathBuf,
+    /// In the clear.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// Where the edge listens.
@@ -100,6 +102,8 @@ pub struct Agent {
     io: &'static str,
     data: Data,
     control: Control,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    join: Option<Join>,
     apps: Apps,
     log: AgentLog,
 }
@@ -113,6 +117,13 @@ struct Data {
 struct Control {
     addr: SocketAddr,
     token_file: PathBuf,
+}
+
+/// The cluster that the hosts join.
+#[derive(Clone, Debug, Serialize)]
+pub struct Join {
+    pub edges: [SocketAddr; 1],
+    pub token_file: PathBuf,
 }
 
 #[derive(Debug, Serialize)]
@@ -133,6 +144,7 @@ impl Agent {
         args: &UpArgs,
         data: SocketAddr,
         control: SocketAddr,
+        join: Option<Join>,
         bun: &Path,
     ) -> Agent {
         Agent {
@@ -142,6 +154,7 @@ impl Agent {
             io: args.io.as_str(),
             data: Data { addr: data },
             control: Control { addr: control, token_file: state_dir.join("token") },
+            join,
             apps: Apps { bun: bun.to_owned(), stop_timeout: APP_STOP_TIMEOUT },
             log: AgentLog { requests: state_dir.join("requests.jsonl") },
         }
@@ -171,8 +184,7 @@ mod tests {
     #[test]
     fn the_edge_s_file_names_its_listeners_and_hosts_as_the_page_describes() {
         let addr = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-        let host =
-            Host { name: "h1".into(), addr: addr(1), control: addr(2), token_file: PathBuf::from("/s/h1/token") };
+        let host = Host { name: "h1".into(), addr: addr(1), control: addr(2), token_file: None };
         let edge = Edge { http: addr(80), https: addr(443), private: addr(9900) };
         let lb = Lb::new(Path::new("/s"), Path::new("/s/lb"), &args(), edge, vec![host]);
         let table: toml::Table = toml::to_string(&lb).unwrap().parse().unwrap();
@@ -187,7 +199,7 @@ mod tests {
     #[test]
     fn a_host_s_file_names_its_ports_and_its_bun() {
         let addr = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-        let agent = Agent::new("h2", Path::new("/s/h2"), &args(), addr(0), addr(7), Path::new("/b/bun"));
+        let agent = Agent::new("h2", Path::new("/s/h2"), &args(), addr(0), addr(7), None, Path::new("/b/bun"));
         let table: toml::Table = toml::to_string(&agent).unwrap().parse().unwrap();
         assert_eq!(table["data"]["addr"].as_str(), Some("127.0.0.1:0"));
         assert_eq!(table["control"]["addr"].as_str(), Some("127.0.0.1:7"));

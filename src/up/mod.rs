@@ -1,7 +1,7 @@
 //! `steady up`: a whole system on this machine, behaving as in production: one edge and its hosts, each a process of its own.
 //!
-//! The order: hold the directory and end what a killed `up` left; certificates; hosts, so that the edge's configuration can
-//! name them; the edge; the samples; then `up.json`. Ports left to the system (0) are fixed after the first start, so that a
+//! The order: hold the directory and end what a killed `up` left; certificates; the edge; a join token for hosts that have not
+//! joined; hosts, which the edge is then told of; the samples; then `up.json`. Ports left to the system (0) are fixed after the first start, so that a
 //! daemon that dies comes back where it was. [`system`] keeps the daemons running; stopping goes the other way round: the edge
 //! drains first, while the hosts still answer.
 
@@ -27,6 +27,7 @@ use crate::client::Client;
 use crate::commands;
 use crate::error::Error;
 use crate::up::bun::Bun;
+use crate::up::config::Host;
 use crate::up::place::Place;
 use crate::up::samples::{Needs, SAMPLES, Sample};
 use crate::up::say::Say;
@@ -34,6 +35,8 @@ use crate::up::system::System;
 
 /// From the edge's listening to its having a store, a table and its hosts: moments, unless a killed move is being resumed.
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(30);
+/// The hosts join at once, or something is wrong.
+const JOIN_TOKEN_TTL: Duration = Duration::from_secs(300);
 const CONTROL_POLL: Duration = Duration::from_millis(20);
 
 /// Runs until it is told to stop.
@@ -77,10 +80,19 @@ async fn serve(system: &mut System, dir: &Path) -> Result<(), Error> {
     say.done("certificates", &format!("{kind}: {}", say::short(&certs.ca)), None);
 
     let bun = Bun::look(&state).await;
-    system.start_hosts(&bun.path()).await?;
     let private = system.start_edge().await?;
     let client = Client::of_own_edge(&private, &system.token_file(), dir)?;
-    edge_knows_its_hosts(&client).await?;
+    control_side_answers(&client).await?;
+    if system.needs_join_token() {
+        let hosts = u32::from(system.host_count());
+        let made = commands::make_join_token(&client, JOIN_TOKEN_TTL, hosts, None).await?;
+        let token = crate::show::cell(made.get("token"));
+        place::write_aside_mode(&system.join_token_file(), token.as_bytes(), 0o600)?;
+    }
+    system.start_hosts(&bun.path()).await?;
+    edge_knows_its_hosts(&client, system).await?;
+    // It has done its work; nobody should find it lying about.
+    let _ = std::fs::remove_file(system.join_token_file());
     let bun = have_bun(&state, bun, say).await;
 
     for (index, sample) in SAMPLES.iter().enumerate() {
@@ -103,13 +115,19 @@ async fn serve(system: &mut System, dir: &Path) -> Result<(), Error> {
 
 /// Waits until the edge's control side is there (it serves from the last good table before) and has met every host: only
 /// then can something be deployed.
-async fn edge_knows_its_hosts(client: &Client) -> Result<(), Error> {
+async fn edge_knows_its_hosts(client: &Client, system: &System) -> Result<(), Error> {
     let deadline = Instant::now() + CONTROL_TIMEOUT;
     loop {
         let missing = match commands::list(client, "hosts").await {
             Ok(hosts) => {
-                let down = hosts.iter().filter(|host| host.get("state").and_then(Value::as_str) != Some("up"));
-                let names: Vec<String> = down.map(|host| crate::show::cell(host.get("name"))).collect();
+                let up: Vec<&Value> =
+                    hosts.iter().filter(|host| host.get("state").and_then(Value::as_str) == Some("up")).collect();
+                let is_up = |host: &Host| {
+                    let addr = host.addr.to_string();
+                    let found = up.iter().find(|up| up.get("name").and_then(Value::as_str) == Some(&host.name));
+                    found.is_some_and(|up| up.get("addr").and_then(Value::as_str) == Some(&addr))
+                };
+                let names: Vec<&str> = system.hosts().filter(|host| !is_up(host)).map(|host| &*host.name).collect();
                 if names.is_empty() {
                     return Ok(());
                 }
@@ -121,6 +139,18 @@ async fn edge_knows_its_hosts(client: &Client) -> Result<(), Error> {
             return Err(Error::Failed(format!("{missing} (waited {} s)", CONTROL_TIMEOUT.as_secs())));
         }
         tokio::time::sleep(CONTROL_POLL).await;
+    }
+}
+
+/// Waits until the edge's store is open: before that it makes no token and reads no configuration again.
+async fn control_side_answers(client: &Client) -> Result<(), Error> {
+    let deadline = Instant::now() + CONTROL_TIMEOUT;
+    loop {
+        match commands::list(client, "hosts").await {
+            Ok(_) => return Ok(()),
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => tokio::time::sleep(CONTROL_POLL).await,
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use crate::cli::UpArgs;
 use crate::error::Error;
 use crate::up::child::{self, Named, Ready, Running, Spec};
-use crate::up::config::{self, Edge, Host};
+use crate::up::config::{self, Edge, Host, Join};
 use crate::up::place::{Place, Recorded, make_private, write_aside};
 use crate::up::say::Say;
 use crate::up::{rotate, up_json};
@@ -30,6 +30,10 @@ const RESTART_DELAY: Duration = Duration::from_millis(100);
 const RESTART_DELAY_MAX: Duration = Duration::from_secs(10);
 /// Having run for this long, a daemon's next end counts as its first again.
 const STEADY_AFTER: Duration = Duration::from_secs(30);
+/// Which of the daemons the edge is.
+const EDGE: usize = 0;
+/// Has the edge read its configuration again.
+const SIGHUP: i32 = 1;
 /// Between two looks at the size of the logs.
 const ROTATE_EVERY: Duration = Duration::from_secs(2);
 
@@ -42,7 +46,7 @@ pub struct System {
     edge: Edge,
     hosts: Vec<Host>,
     bun: PathBuf,
-    /// The hosts in order, then the edge.
+    /// The edge ([`EDGE`]), then the hosts in order.
     daemons: Vec<Daemon>,
     /// What `up.json` says besides what is known here; once announced.
     announced: Option<(PathBuf, Vec<String>)>,
@@ -133,42 +137,14 @@ impl System {
         (edge.first().map_or(0, |daemon| pid(daemon)), agents)
     }
 
-    /// Starts every host at once and waits until all say where they listen.
-    pub async fn start_hosts(&mut self, bun: &Path) -> Result<(), Error> {
-        self.bun = bun.to_owned();
-        let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-        let began = Instant::now();
-        for index in 1..=self.args.hosts {
-            let name = format!("h{index}");
-            let state_dir = self.dir().join(&name);
-            self.hosts.push(Host { name: name.clone(), addr: any, control: any, token_file: state_dir.join("token") });
-            make_private(&state_dir)?;
-            self.write_config(self.hosts.len() - 1)?;
-            self.start(Spec { name, role: "agent", state_dir })?;
-        }
-        for index in 0..self.hosts.len() {
-            let ready = self.first_ready(index).await?;
-            let (data, control) = match (ready.data, ready.control) {
-                (Some(data), Some(control)) => (data, control),
-                _ => return Err(incomplete(&self.daemons[index].spec)),
-            };
-            self.hosts[index].addr = data;
-            self.hosts[index].control = control;
-            self.write_config(index)?;
-            self.say.done(&format!("host {}", self.hosts[index].name), &data.to_string(), Some(began.elapsed()));
-        }
-        Ok(())
-    }
-
-    /// Starts the edge and waits until it says where it listens; its private address.
+    /// Starts the edge, which knows no host yet, and waits until it says where it listens; its private address.
     pub async fn start_edge(&mut self) -> Result<String, Error> {
         let began = Instant::now();
         let state_dir = self.dir().join("lb");
         make_private(&state_dir)?;
-        let index = self.hosts.len();
-        self.write_config(index)?;
+        self.write_config(EDGE)?;
         self.start(Spec { name: "edge".to_owned(), role: "lb", state_dir })?;
-        let ready = self.first_ready(index).await.map_err(|error| match error {
+        let ready = self.first_ready(EDGE).await.map_err(|error| match error {
             Error::Failed(text) => Error::Failed(format!(
                 "{text}\n  If an address is in use: --http 127.0.0.1:0 (and --https, --private) takes any that is free"
             )),
@@ -177,12 +153,62 @@ impl System {
         let on = |tls: bool| ready.listeners.iter().find(|listener| listener.tls == tls).map(|listener| listener.addr);
         self.edge = match (on(false), on(true), ready.private) {
             (Some(http), Some(https), Some(private)) => Edge { http, https, private },
-            _ => return Err(incomplete(&self.daemons[index].spec)),
+            _ => return Err(incomplete(&self.daemons[EDGE].spec)),
         };
-        self.write_config(index)?;
+        self.write_config(EDGE)?;
         let Edge { http, https, private } = self.edge;
         self.say.done("edge", &format!("http {http} · https {https} · private {private}"), Some(began.elapsed()));
         Ok(private.to_string())
+    }
+
+    /// Whether some host has no certificate of the cluster yet.
+    pub fn needs_join_token(&self) -> bool {
+        let joined = |index: u16| self.dir().join(format!("h{index}")).join("identity.json").exists();
+        !self.args.plain_hosts && !(1..=self.args.hosts).all(joined)
+    }
+
+    /// Where the hosts find the token that lets them join.
+    pub fn join_token_file(&self) -> PathBuf {
+        self.dir().join("join-token")
+    }
+
+    pub fn host_count(&self) -> u16 {
+        self.args.hosts
+    }
+
+    /// Starts every host at once, waits until all say where they listen, and has the edge know them.
+    pub async fn start_hosts(&mut self, bun: &Path) -> Result<(), Error> {
+        self.bun = bun.to_owned();
+        let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+        let began = Instant::now();
+        for index in 1..=self.args.hosts {
+            let name = format!("h{index}");
+            let state_dir = self.dir().join(&name);
+            let token_file = self.args.plain_hosts.then(|| state_dir.join("token"));
+            self.hosts.push(Host { name: name.clone(), addr: any, control: any, token_file });
+            make_private(&state_dir)?;
+            self.write_config(self.hosts.len())?;
+            self.start(Spec { name, role: "agent", state_dir })?;
+        }
+        for index in 0..self.hosts.len() {
+            let daemon = index + 1;
+            let ready = self.first_ready(daemon).await?;
+            let (data, control) = match (ready.data, ready.control) {
+                (Some(data), Some(control)) => (data, control),
+                _ => return Err(incomplete(&self.daemons[daemon].spec)),
+            };
+            self.hosts[index].addr = data;
+            self.hosts[index].control = control;
+            self.write_config(daemon)?;
+            self.say.done(&format!("host {}", self.hosts[index].name), &data.to_string(), Some(began.elapsed()));
+        }
+        self.write_config(EDGE)?;
+        if let Some(kin) = self.daemons[EDGE].kin
+            && let Err(error) = kin.signal(SIGHUP)
+        {
+            return Err(Error::Failed(format!("the edge cannot be told of its hosts: {error}")));
+        }
+        Ok(())
     }
 
     /// Writes `up.json` for the first time: from now on it is kept current.
@@ -346,21 +372,19 @@ impl System {
         write_aside(&self.place.up_json(), format!("{}\n", self.up_json()).as_bytes())
     }
 
-    /// The configuration of a host by its index, or of the edge, which comes after them.
+    /// The configuration of a daemon by its index.
     fn write_config(&self, index: usize) -> Result<(), Error> {
         let dir = self.dir();
-        match self.hosts.get(index) {
-            Some(host) => {
-                let state_dir = dir.join(&host.name);
-                let agent = config::Agent::new(&host.name, &state_dir, &self.args, host.addr, host.control, &self.bun);
-                config::write(&state_dir.join("agent.toml"), &agent)
-            }
-            None => {
-                let state_dir = dir.join("lb");
-                let lb = config::Lb::new(dir, &state_dir, &self.args, self.edge, self.hosts.clone());
-                config::write(&state_dir.join("lb.toml"), &lb)
-            }
-        }
+        let Some(host) = index.checked_sub(1).and_then(|index| self.hosts.get(index)) else {
+            let state_dir = dir.join("lb");
+            let lb = config::Lb::new(dir, &state_dir, &self.args, self.edge, self.hosts.clone());
+            return config::write(&state_dir.join("lb.toml"), &lb);
+        };
+        let state_dir = dir.join(&host.name);
+        let join = Join { edges: [self.edge.private], token_file: self.join_token_file() };
+        let join = (!self.args.plain_hosts).then_some(join);
+        let agent = config::Agent::new(&host.name, &state_dir, &self.args, host.addr, host.control, join, &self.bun);
+        config::write(&state_dir.join("agent.toml"), &agent)
     }
 
     fn bound_logs(&self) {

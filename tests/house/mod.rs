@@ -183,6 +183,7 @@ impl House {
             routes,
             hosts: states.to_vec(),
             certs: self.certs.clone(),
+            cluster: None,
             settings: settings.clone(),
         }));
         crate::support::eventually("every worker of the edge takes the publication", || {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustls::ServerConfig;
 use steady_proxy::Cell;
 
 use crate::gate::{App, Apps, Process};
@@ -30,6 +31,8 @@ impl Tally {
 #[derive(Debug, Default)]
 pub struct View {
     pub(super) apps: HashMap<Arc<str>, Seen>,
+    /// TLS with the edges; `None`: this host has no certificate yet.
+    pub(super) tls: Option<Arc<ServerConfig>>,
 }
 
 /// One application of a [`View`].
@@ -68,7 +71,7 @@ impl Ledger {
     }
 
     /// The view for a publication.
-    pub(super) fn view(&self, apps: &Apps) -> View {
+    pub(super) fn view(&self, apps: &Apps, tls: Option<Arc<ServerConfig>>) -> View {
         let mut books = self.books();
         let mut seen = HashMap::with_capacity(apps.apps.len());
         for (name, app) in &apps.apps {
@@ -95,7 +98,7 @@ impl Ledger {
                 },
             );
         }
-        View { apps: seen }
+        View { apps: seen, tls }
     }
 
     pub(super) fn in_flight(&self, app: &str, instance: Option<u64>) -> u64 {

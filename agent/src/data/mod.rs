@@ -5,9 +5,10 @@ mod counts;
 mod policy;
 mod request_log;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use steady_proxy::registry::Oversight;
 use steady_proxy::sample::Samples;
 use steady_proxy::trace::Tracer;
@@ -28,6 +29,8 @@ pub struct DataPlane {
     ledger: Ledger,
     tracer: Arc<Tracer>,
     meters: Arc<AppMeters>,
+    /// What was published last; held while the next is.
+    last: Mutex<(Arc<Apps>, Option<Arc<ServerConfig>>)>,
 }
 
 impl DataPlane {
@@ -38,6 +41,7 @@ impl DataPlane {
             plane,
             ledger: Ledger::new(workers),
             tracer: Arc::default(),
+            last: Mutex::default(),
             meters: Arc::new(AppMeters::new(METERS_MAX)),
         }
     }
@@ -54,12 +58,23 @@ impl DataPlane {
         log: Option<&steady_proxy::log::LogSink>,
     ) -> std::io::Result<Fleet> {
         let writers: Vec<_> = (0..self.plane.seats()).map(|_| log.map(|sink| sink.writer())).collect();
-        let writers = Arc::new(std::sync::Mutex::new(writers));
+        let writers = Arc::new(Mutex::new(writers));
         let (tracer, meters) = (Arc::clone(&self.tracer), Arc::clone(&self.meters));
         Fleet::start(&self.plane, blueprint, move |worker| {
             let writer = writers.lock().ok().and_then(|mut writers| writers.get_mut(worker)?.take());
             AgentPolicy::new(worker, notices.clone(), timeouts, writer, Arc::clone(&tracer), Arc::clone(&meters))
         })
+    }
+
+    /// TLS with the edges, from the next connection on.
+    pub fn set_tls(&self, tls: Arc<ServerConfig>) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.1 = Some(tls);
+        self.publish_last(&last);
+    }
+
+    fn publish_last(&self, last: &(Arc<Apps>, Option<Arc<ServerConfig>>)) -> u64 {
+        self.plane.publish(Arc::new(self.ledger.view(&last.0, last.1.clone())))
     }
 
     /// Ends the workers after their batch.
@@ -70,7 +85,9 @@ impl DataPlane {
 
 impl Plane for DataPlane {
     fn publish(&self, apps: Arc<Apps>) -> u64 {
-        self.plane.publish(Arc::new(self.ledger.view(&apps)))
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.0 = apps;
+        self.publish_last(&last)
     }
 
     fn settled(&self) -> u64 {

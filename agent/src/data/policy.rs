@@ -256,8 +256,9 @@ impl Policy for AgentPolicy {
         self.timeouts
     }
 
-    fn tls(&mut self, _: &View, _: Option<&str>) -> Credentials {
-        Credentials::Refused
+    fn tls(&mut self, view: &View, _: Option<&str>) -> Credentials {
+        // A host that is about to join has its certificate in a moment.
+        view.tls.clone().map_or(Credentials::Awaited, Credentials::Known)
     }
 
     fn admit(&mut self, _: &View, request: &mut Request<'_, Ticket>) -> Option<Reply> {

@@ -87,7 +87,7 @@ pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
             let plane = Arc::new(plane);
             let snapshot = move |routes: Arc<steady_table::Routes>| {
                 let hosts = tables_hosts(&routes);
-                Snapshot { routes, hosts, certs: certs.clone(), settings: Settings::default() }
+                Snapshot { routes, hosts, certs: certs.clone(), cluster: None, settings: Settings::default() }
             };
             plane.publish(Arc::new(snapshot(tables.first())));
             let publisher = Arc::clone(&plane);

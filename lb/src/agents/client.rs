@@ -12,11 +12,12 @@ use http_body_util::{BodyExt, Limited};
 use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use steady_cluster::Member;
+use steady_cluster::connect::{Configs, Connector};
 use steady_table::AppName;
 use tokio_util::io::ReaderStream;
 
@@ -128,17 +129,33 @@ pub struct AgentClient {
 #[derive(Debug)]
 struct Inner {
     addr: SocketAddr,
-    token_file: PathBuf,
+    access: Access,
     /// Read at first use, and again after a 401: a token may be replaced while we run.
     token: Mutex<Option<HeaderValue>>,
-    http: Client<HttpConnector, Body>,
+    http: Client<Connector, Body>,
+}
+
+/// By what an agent lets us in.
+#[derive(Debug)]
+enum Access {
+    /// The token in this file.
+    Token(PathBuf),
+    /// Our certificate, shown when the connection is made.
+    Certificate,
 }
 
 impl AgentClient {
+    /// An agent on this machine, by its token, in the clear.
     pub fn new(addr: SocketAddr, token_file: impl Into<PathBuf>) -> AgentClient {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(AGENT_CONNECT));
-        connector.set_nodelay(true);
+        AgentClient::with(addr, Connector::plain(addr), Access::Token(token_file.into()))
+    }
+
+    /// The agent of a host that joined: TLS both ways, and its certificate must name it.
+    pub fn of_member(addr: SocketAddr, member: &Member, tls: Configs) -> AgentClient {
+        AgentClient::with(addr, Connector::tls(addr, tls, member.server_name()), Access::Certificate)
+    }
+
+    fn with(addr: SocketAddr, connector: Connector, access: Access) -> AgentClient {
         let http = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE_TIME)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
@@ -146,16 +163,12 @@ impl AgentClient {
             // A request on a kept connection that broke is sent again only when nothing of it was written.
             .retry_canceled_requests(true)
             .build(connector);
-        let inner = Inner { addr, token_file: token_file.into(), token: Mutex::new(None), http };
+        let inner = Inner { addr, access, token: Mutex::new(None), http };
         AgentClient { inner: Arc::new(inner) }
     }
 
     pub fn addr(&self) -> SocketAddr {
         self.inner.addr
-    }
-
-    pub fn token_file(&self) -> &Path {
-        &self.inner.token_file
     }
 
     /// `GET /v1/host`.
@@ -239,7 +252,8 @@ impl AgentClient {
         for name in ["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "proxy-connection"] {
             request.headers_mut().remove(name);
         }
-        request.headers_mut().insert(AUTHORIZATION, self.token().await?);
+        request.headers_mut().remove(AUTHORIZATION);
+        self.authorize(&mut request).await?;
         let answer = self.exchange(request, AGENT_UPLOAD).await?;
         Ok(answer.map(Body::new))
     }
@@ -277,7 +291,7 @@ impl AgentClient {
         let mut request = Request::new(body);
         *request.method_mut() = method;
         *request.uri_mut() = self.uri(path)?;
-        request.headers_mut().insert(AUTHORIZATION, self.token().await?);
+        self.authorize(&mut request).await?;
         if let Some((content_type, length)) = content {
             request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
             if let Some(length) = length {
@@ -287,8 +301,13 @@ impl AgentClient {
         let answer = self.exchange(request, deadline).await?;
         if answer.status() == StatusCode::UNAUTHORIZED {
             self.inner.token.lock().expect("no holder panics").take();
-            let why = "it answered 401; copy the agent's token there".to_owned();
-            return Err(AgentError::Token { file: self.inner.token_file.clone(), why });
+            return Err(match &self.inner.access {
+                Access::Token(file) => {
+                    let why = "it answered 401; copy the agent's token there".to_owned();
+                    AgentError::Token { file: file.clone(), why }
+                }
+                Access::Certificate => self.refusal(answer).await,
+            });
         }
         Ok(answer)
     }
@@ -332,12 +351,21 @@ impl AgentClient {
             .map_err(|error| AgentError::Rejected { status: 400, detail: format!("{path:?} is no path: {error}") })
     }
 
-    async fn token(&self) -> Result<HeaderValue, AgentError> {
+    /// Adds what lets us in, where the connection itself does not.
+    async fn authorize(&self, request: &mut Request<Body>) -> Result<(), AgentError> {
+        if let Access::Token(file) = &self.inner.access {
+            let token = self.token(file).await?;
+            request.headers_mut().insert(AUTHORIZATION, token);
+        }
+        Ok(())
+    }
+
+    async fn token(&self, file: &Path) -> Result<HeaderValue, AgentError> {
         if let Some(token) = self.inner.token.lock().expect("no holder panics").clone() {
             return Ok(token);
         }
-        let bad = |why: String| AgentError::Token { file: self.inner.token_file.clone(), why };
-        let text = tokio::fs::read_to_string(&self.inner.token_file).await.map_err(|error| bad(error.to_string()))?;
+        let bad = |why: String| AgentError::Token { file: file.to_owned(), why };
+        let text = tokio::fs::read_to_string(file).await.map_err(|error| bad(error.to_string()))?;
         let mut value = HeaderValue::try_from(format!("Bearer {}", text.trim()))
             .map_err(|_| bad("it holds something other than a token".into()))?;
         value.set_sensitive(true);

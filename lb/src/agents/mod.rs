@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
+use steady_cluster::connect::Configs;
+use steady_cluster::{Member, Role};
 use steady_table::AppName;
 
 use crate::snapshot::HostState;
@@ -18,6 +20,8 @@ use client::{AgentClient, HostInfo};
 #[derive(Debug, Default)]
 pub struct Hosts {
     by_name: DashMap<String, Arc<HostHandle>>,
+    /// How hosts that joined are reached; `None`: there is no cluster.
+    tls: Option<Configs>,
 }
 
 /// One host: how to talk to its agent, and what the health check last found.
@@ -39,19 +43,30 @@ pub struct Live {
 
 /// A host's record names an address that is none. The configuration is checked, so another program wrote it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("host {host} has the control address {control:?}, which is none: correct it in the configuration")]
+#[error(
+    "host {host} with the control address {control:?} cannot be reached so: correct its name (lower case) or its address in the configuration"
+)]
 pub struct BadControl {
     pub host: String,
     pub control: String,
 }
 
 impl HostHandle {
-    pub fn new(record: HostRecord) -> Result<HostHandle, BadControl> {
+    /// `tls`: what an edge shows to hosts that joined.
+    pub fn new(record: HostRecord, tls: Option<&Configs>) -> Result<HostHandle, BadControl> {
         let addr: SocketAddr = record
             .control
             .parse()
             .map_err(|_| BadControl { host: record.name.clone(), control: record.control.clone() })?;
-        let client = AgentClient::new(addr, &record.token_file);
+        let client = match (&*record.token_file, tls) {
+            ("", Some(tls)) => {
+                let member = Member::new(Role::Host, &record.name);
+                let member =
+                    member.map_err(|_| BadControl { host: record.name.clone(), control: record.control.clone() })?;
+                AgentClient::of_member(addr, &member, tls.clone())
+            }
+            (file, _) => AgentClient::new(addr, file),
+        };
         // Nothing is known yet: its data path is used, it is not preferred, and nothing is placed on it.
         let live = Live { state: HostState::Suspected, seen: None, info: None };
         Ok(HostHandle { record, client, live: Mutex::new(live) })
@@ -71,6 +86,11 @@ impl HostHandle {
 }
 
 impl Hosts {
+    /// None yet; those that join are reached with these.
+    pub fn new(tls: Configs) -> Hosts {
+        Hosts { by_name: DashMap::new(), tls: Some(tls) }
+    }
+
     pub fn find(&self, name: &str) -> Option<Arc<HostHandle>> {
         self.by_name.get(name).map(|entry| Arc::clone(&entry))
     }
@@ -92,7 +112,7 @@ impl Hosts {
         if self.find(&record.name).is_some_and(|known| known.record == record) {
             return Ok(None);
         }
-        let handle = Arc::new(HostHandle::new(record)?);
+        let handle = Arc::new(HostHandle::new(record, self.tls.as_ref())?);
         self.by_name.insert(handle.record.name.clone(), Arc::clone(&handle));
         Ok(Some(handle))
     }

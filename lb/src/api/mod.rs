@@ -6,6 +6,7 @@
 mod apps;
 mod exchanges;
 mod hosts;
+mod join;
 mod latency;
 mod operation;
 mod problem;
@@ -25,12 +26,14 @@ use axum::routing::{any, delete, get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
+use crate::cluster::Cluster;
 use crate::control::Published;
 use crate::edge::{Edge, Facts};
 use crate::limits::API_BODY_BYTES;
 use crate::metrics::{LatencyNow, Metrics, Now};
 use crate::snapshot::Plane;
 pub use problem::Problem;
+use steady_cluster::listen::Refused;
 pub use token::{Token, TokenError};
 
 /// What the private port knows: little at first, the whole edge once its store is open.
@@ -41,11 +44,14 @@ pub struct Api {
     /// What was published before the store was open.
     first: ArcSwapOption<Published>,
     stopping: std::sync::atomic::AtomicBool,
+    cluster: Arc<Cluster>,
     token: Token,
     facts: Facts,
     begun: Instant,
     plane: Arc<dyn Plane>,
     metrics: Arc<Metrics>,
+    /// Connections that the port did not let in.
+    refused: OnceLock<Arc<Refused>>,
 }
 
 impl std::fmt::Debug for Api {
@@ -55,12 +61,20 @@ impl std::fmt::Debug for Api {
 }
 
 impl Api {
-    pub fn new(token: Token, facts: Facts, plane: Arc<dyn Plane>, metrics: Arc<Metrics>) -> Arc<Api> {
+    pub fn new(
+        token: Token,
+        cluster: Arc<Cluster>,
+        facts: Facts,
+        plane: Arc<dyn Plane>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Api> {
         Arc::new(Api {
             edge: OnceLock::new(),
             waiting: ArcSwap::from_pointee("it is starting".to_owned()),
             first: ArcSwapOption::empty(),
             stopping: false.into(),
+            cluster,
+            refused: OnceLock::new(),
             token,
             facts,
             begun: Instant::now(),
@@ -77,6 +91,12 @@ impl Api {
     /// The store cannot be used yet, for this reason.
     pub fn wait_for(&self, reason: String) {
         self.waiting.store(Arc::new(reason));
+    }
+
+    /// What the port that serves this counts.
+    pub fn count_refused(&self, refused: Arc<Refused>) {
+        // There is one port.
+        let _ = self.refused.set(refused);
     }
 
     /// The control side is there.
@@ -145,6 +165,8 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/exchanges/{id}", delete(exchanges::cut))
         .route("/v1/trace", post(exchanges::trace))
         .route("/v1/routes", get(routes::show).patch(routes::change))
+        .route("/v1/join-tokens", get(join::list).post(join::make))
+        .route("/v1/join-tokens/{id}", delete(join::revoke))
         .fallback(nothing_here)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&api), guard));
@@ -152,6 +174,9 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        // These carry their own proof: a join token, a certificate.
+        .route("/v1/join", post(join::join))
+        .route("/v1/renew", post(join::renew))
         .merge(guarded)
         .layer(DefaultBodyLimit::max(API_BODY_BYTES))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), count))
@@ -203,6 +228,9 @@ async fn metrics(State(api): State<Arc<Api>>) -> Response {
             Now { uptime: api.begun.elapsed(), apps, workflows_open: 0, hosts: Vec::new(), latency: None }
         }
     };
+    if let Some(refused) = api.refused.get() {
+        api.metrics.private_refused(refused.value());
+    }
     let text = api.metrics.render(&now, &api.plane.samples());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

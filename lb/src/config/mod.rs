@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use steady_cluster::{Member, Role};
 use steady_table::{AppName, DomainName, Host};
 
 use crate::limits::BUNDLE_BYTES;
@@ -50,6 +51,7 @@ pub struct Config {
     pub listen: Vec<Listen>,
     pub tls: Option<Tls>,
     pub private: Private,
+    pub cluster: Cluster,
     pub hosts: Vec<HostConfig>,
     pub timeouts: Timeouts,
     pub health: Health,
@@ -87,13 +89,23 @@ pub struct Private {
     pub token_file: PathBuf,
 }
 
+/// This edge as a member of its cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// What its certificate calls it.
+    pub name: String,
+    /// Where hosts reach the private ports of the cluster's edges; empty: this edge's own address, if it is one.
+    pub edges: Vec<SocketAddr>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostConfig {
     pub name: String,
     /// `IP:PORT` or `unix:/path`.
     pub addr: String,
     pub control: SocketAddr,
-    pub token_file: PathBuf,
+    /// Of an agent on this machine that has not joined: reached in the clear. `None`: it joined, TLS both ways.
+    pub token_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,9 +190,10 @@ impl Config {
     pub fn check_files(&self) -> Vec<Problem> {
         let mut found = Vec::new();
         for (place, host) in self.hosts.iter().enumerate() {
-            if let Err(error) = std::fs::read_to_string(&host.token_file) {
-                let what =
-                    format!("{} cannot be read: {error}; copy the agent's token there", host.token_file.display());
+            if let Some(file) = &host.token_file
+                && let Err(error) = std::fs::read_to_string(file)
+            {
+                let what = format!("{} cannot be read: {error}; copy the agent's token there", file.display());
                 found.push(Problem { key: format!("host[{place}].token_file"), what });
             }
         }
@@ -207,6 +220,7 @@ impl Config {
             park_timeout: t.park,
             trusted: self.forwarded.trusted.clone(),
             server_timing: self.forwarded.server_timing,
+            plain_hosts: self.hosts.iter().filter(|host| host.token_file.is_some()).map(|h| h.name.clone()).collect(),
         }
     }
 }
@@ -223,6 +237,7 @@ fn read_root(mut root: Section, problems: &Problems) -> Option<Config> {
     let listen = root.sections("listen").into_iter().filter_map(read_listen).collect::<Vec<_>>();
     let tls = read_tls(root.section("tls"));
     let private = read_private(root.section("private"), state_dir.as_deref());
+    let cluster = read_cluster(root.section("cluster"));
     let hosts: Vec<HostConfig> = root.sections("host").into_iter().filter_map(read_host).collect();
     let timeouts = read_timeouts(root.section("timeouts"));
     let health = read_health(root.section("health"));
@@ -259,6 +274,7 @@ fn read_root(mut root: Section, problems: &Problems) -> Option<Config> {
         listen,
         tls,
         private: private?,
+        cluster,
         hosts,
         timeouts,
         health,
@@ -296,18 +312,51 @@ fn read_private(mut section: Section, state_dir: Option<&Path>) -> Option<Privat
     Some(Private { addr, token_file: token_file.or_else(|| state_dir.map(|dir| dir.join("token")))? })
 }
 
+fn read_cluster(mut section: Section) -> Cluster {
+    let name = section.parsed("name", |text| match Member::new(Role::Edge, text) {
+        Ok(member) => Ok(member.name().to_owned()),
+        Err(error) => Err(error.to_string()),
+    });
+    let edges = section.list("edges", parse_peer).unwrap_or_default();
+    section.finish();
+    Cluster { name: name.unwrap_or_else(|| "edge".to_owned()), edges }
+}
+
 fn read_host(mut section: Section) -> Option<HostConfig> {
     let name = section.required("name", "\"h1\"", |s| s.text("name"));
     let addr = section.required("addr", "\"10.0.0.1:9911\"", |s| s.text("addr"));
     let control = section.required("control", "\"10.0.0.1:9912\"", |s| s.parsed("control", parse_peer));
-    let token_file = section.required("token_file", "\"/etc/steady/h1.token\"", |s| s.text("token_file"));
+    let token_file = section.text("token_file").map(PathBuf::from);
     if let (Some(name), Some(addr)) = (&name, &addr)
         && let Err(error) = Host::new(name, addr)
     {
         section.problem(if Host::new(name, "127.0.0.1:1").is_err() { "name" } else { "addr" }, error.to_string());
     }
+    match (&token_file, &name) {
+        (Some(_), _) => {
+            let is_here =
+                |text: &str| text.parse().is_ok_and(|addr: SocketAddr| addr.ip().to_canonical().is_loopback());
+            let data_is_here = addr.as_ref().is_none_or(|addr| addr.starts_with("unix:") || is_here(addr));
+            for (key, here) in [("addr", data_is_here), ("control", control.is_none_or(|c| is_here(&c.to_string())))] {
+                if !here {
+                    section.problem(
+                        key,
+                        "a host with a token_file is reached in the clear, which is for loopback \
+                        addresses only: leave token_file out, and let the host join (docs/security.md)"
+                            .to_owned(),
+                    );
+                }
+            }
+        }
+        (None, Some(name)) => {
+            if let Err(error) = Member::new(Role::Host, name) {
+                section.problem("name", error.to_string());
+            }
+        }
+        (None, None) => {}
+    }
     section.finish();
-    Some(HostConfig { name: name?, addr: addr?, control: control?, token_file: token_file?.into() })
+    Some(HostConfig { name: name?, addr: addr?, control: control?, token_file })
 }
 
 fn read_timeouts(mut section: Section) -> Timeouts {

@@ -50,6 +50,7 @@ impl Config {
             "listen" => listen;
             "tls" => tls;
             "private" => private;
+            "cluster" => cluster;
             "log.access" => log.access;
             "log.format" => log.format;
         }

@@ -27,7 +27,16 @@ token_file = "/var/lib/steady/lb/token"
 name = "h1"
 addr = "10.0.0.1:9911"
 control = "10.0.0.1:9912"
-token_file = "/etc/steady/h1.token"
+
+[[host]]
+name = "here"
+addr = "127.0.0.1:9911"
+control = "127.0.0.1:9912"
+token_file = "/etc/steady/here.token"
+
+[cluster]
+name = "edge-1"
+edges = ["10.0.0.9:9900"]
 
 [timeouts]
 header = "10s"
@@ -102,6 +111,7 @@ fn everything_wrong_is_said_at_once_with_its_key() {
         "listen[0].addr: it is missing",
         "host[0].name: ",
         "host[0].control: ",
+        "host[0].addr: a host with a token_file is reached in the clear",
         "timeouts.header: ",
         "timeouts.idle: it is a number",
         "timeouts.park: it is zero",
@@ -116,7 +126,7 @@ fn everything_wrong_is_said_at_once_with_its_key() {
 
 #[test]
 fn twins_and_a_tls_listener_without_certificates_are_refused() {
-    let host = "[[host]]\nname = \"h\"\naddr = \"1.1.1.1:1\"\ncontrol = \"1.1.1.1:2\"\ntoken_file = \"t\"\n";
+    let host = "[[host]]\nname = \"h\"\naddr = \"1.1.1.1:1\"\ncontrol = \"1.1.1.1:2\"\n";
     let head = "state_dir = \"/x\"\ndomains = [\"a.b\", \"a.b\"]\n[[listen]]\naddr = \"0.0.0.0:1\"\ntls = true\n";
     let found = problems(&format!("{head}{host}{host}"));
     assert_eq!(found.len(), 4, "{found:#?}");
@@ -161,9 +171,26 @@ fn a_reload_takes_live_keys_and_names_those_that_wait() {
 fn files_that_are_not_there_are_named() {
     let mut config = Config::parse(FULL).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    config.hosts[0].token_file = dir.path().join("none");
+    config.hosts[1].token_file = Some(dir.path().join("none"));
     config.tls = Some(Tls { dir: dir.path().into(), tickets: true });
     let found = config.check_files();
     assert_eq!(found.len(), 1);
-    assert_eq!(found[0].key, "host[0].token_file");
+    assert_eq!(found[0].key, "host[1].token_file");
+}
+
+#[test]
+fn a_host_that_is_reached_in_the_clear_is_on_this_machine_and_one_that_joined_may_be_anywhere() {
+    let head = "state_dir = \"/x\"\ndomains = [\"a.b\"]\n";
+    let host = |addr: &str, control: &str, rest: &str| {
+        let text = format!("{head}[[host]]\nname = \"h\"\naddr = {addr:?}\ncontrol = {control:?}\n{rest}");
+        Config::parse(&text).err().map_or(Vec::new(), |invalid| invalid.0)
+    };
+    let token = "token_file = \"t\"\n";
+    assert!(host("10.0.0.1:1", "10.0.0.1:2", "").is_empty());
+    assert!(host("[::1]:1", "127.0.0.1:2", token).is_empty());
+    assert!(host("unix:/run/h", "127.0.0.1:2", token).is_empty());
+    assert_eq!(host("10.0.0.1:1", "127.0.0.1:2", token).len(), 1);
+    assert_eq!(host("127.0.0.1:1", "10.0.0.1:2", token).len(), 1);
+    let config = Config::parse(FULL).unwrap();
+    assert_eq!(config.settings().plain_hosts, ["here"]);
 }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
+use steady_cluster::{Member, Role};
 use steady_http::{Head, Method, Name};
 use steady_proxy::log::{LogWriter, json};
 use steady_proxy::trace::{Story, Tracer};
 use steady_proxy::{
     AttemptEnd, Credentials, Decision, Interim, Judgement, ParkKey, Policy, Protocol, Record, Refusal, Reply, Request,
-    Target, Timeouts, Timing,
+    Target, Timeouts, Timing, UpstreamTls,
 };
 use steady_ring::{Addr, Time};
 use steady_table::{Endpoint, HostIndex, Moving, Resolution, Route, Routes};
@@ -52,9 +53,31 @@ struct HostEntry {
     addr: Option<Addr>,
     /// Connections are shared under this; another address, another key.
     upstream: u64,
+    tls: HostTls,
     state: HostState,
     /// Requests of this worker that are with it now.
     in_flight: u32,
+}
+
+/// How a host is reached.
+#[derive(Debug)]
+enum HostTls {
+    Clear,
+    Mutual(Arc<UpstreamTls>),
+    /// No certificate can say its name.
+    Impossible,
+}
+
+impl HostTls {
+    fn of(snapshot: &Snapshot, host: &str) -> HostTls {
+        let Some(credentials) = &snapshot.cluster else { return HostTls::Clear };
+        if snapshot.settings.plain_hosts.iter().any(|plain| plain == host) {
+            return HostTls::Clear;
+        }
+        let Ok(member) = Member::new(Role::Host, host) else { return HostTls::Impossible };
+        let config = Arc::clone(&credentials.data_client);
+        HostTls::Mutual(Arc::new(UpstreamTls { config, name: member.server_name() }))
+    }
 }
 
 /// Where the table places an application.
@@ -239,7 +262,11 @@ impl EdgePolicy {
             upstream: entry.upstream,
             addr: entry.addr.clone()?,
             protocol: Protocol::H2c,
-            tls: None,
+            tls: match &entry.tls {
+                HostTls::Clear => None,
+                HostTls::Mutual(tls) => Some(Arc::clone(tls)),
+                HostTls::Impossible => return None,
+            },
             connect_timeout: CONNECT_TIMEOUT,
             response_timeout,
             replay_bytes_max: REPLAY_BYTES_MAX,
@@ -283,13 +310,15 @@ impl Policy for EdgePolicy {
     type Ticket = Ticket;
 
     fn published(&mut self, snapshot: &Snapshot) -> Timeouts {
+        let number = snapshot.cluster.as_ref().map_or(0, |credentials| credentials.number);
         let states = snapshot.hosts.iter().copied().chain(std::iter::repeat(HostState::Up));
         let hosts = snapshot.routes.hosts().iter().zip(states).map(|(host, state)| {
             let known = self.hosts.iter().find(|known| *known.name == *host.name());
             HostEntry {
                 name: host.name().into(),
                 addr: host.addr().parse().ok(),
-                upstream: upstream_key(host.name(), host.addr()),
+                upstream: upstream_key(host.name(), host.addr(), number),
+                tls: HostTls::of(snapshot, host.name()),
                 state,
                 in_flight: known.map_or(0, |known| known.in_flight),
             }
@@ -447,8 +476,8 @@ fn is_placed(routes: &Routes, before: &Placement) -> bool {
         .is_some_and(|route| route.generation() == before.generation && route.moving() == before.moving)
 }
 
-/// FNV-1a over name and address: which connections are shared.
-fn upstream_key(name: &str, addr: &str) -> u64 {
-    let bytes = name.bytes().chain([0]).chain(addr.bytes());
+/// FNV-1a over name, address and what we show: which connections are shared.
+fn upstream_key(name: &str, addr: &str, credentials: u64) -> u64 {
+    let bytes = name.bytes().chain([0]).chain(addr.bytes()).chain([0]).chain(credentials.to_le_bytes());
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

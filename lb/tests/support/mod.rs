@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Bytes;
 use axum::extract::{Path as UrlPath, Query, State};
@@ -18,11 +18,13 @@ use axum::routing::{get, head, post, put};
 use axum::{Json, Router};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
+use steady_cluster::listen::{Listener as PrivateListener, Peer, Plain};
 use steady_lb::agents::Hosts;
 use steady_lb::agents::health::{HostEvent, Pace, watch as watch_host};
 use steady_lb::api::{Api, Token, router};
 use steady_lb::bundles::Bundles;
 use steady_lb::certs::Certs;
+use steady_lb::cluster::Cluster;
 use steady_lb::config::Config;
 use steady_lb::control::{Control, Initial, reconcile_table};
 use steady_lb::edge::{Edge, Facts, Listener};
@@ -552,7 +554,7 @@ impl Life {
         let store: Arc<dyn Store> = Arc::new(FusedStore { inner: open, fuse: Arc::clone(&fuse) });
         let metrics = Arc::new(Metrics::new("0.1.0", "epoll"));
         let config = config(dir);
-        let initial = Initial { routes, certs: Certs::default(), settings: config.settings() };
+        let initial = Initial { routes, certs: Certs::default(), cluster: None, settings: config.settings() };
         let plane_dyn: Arc<dyn Plane> = Arc::clone(&plane) as _;
         let control = Control::start(table, initial, None, store, Arc::clone(&plane_dyn), Arc::clone(&metrics));
         let edge = Arc::new(Edge {
@@ -570,11 +572,14 @@ impl Life {
         let token_file = dir.join("token");
         let token = Token::open(&token_file).unwrap();
         let text = std::fs::read_to_string(&token_file).unwrap().trim().to_owned();
-        let api = Api::new(token, facts(), plane_dyn, metrics);
+        let cluster = Cluster::open(&dir.join("cluster"), "edge", Vec::new(), SystemTime::now()).unwrap();
+        let api = Api::new(token, Arc::clone(&cluster), facts(), plane_dyn, metrics);
         api.open(Arc::clone(&edge));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        tokio::spawn(async move { axum::serve(listener, router(api)).await });
+        let listener = PrivateListener::new(listener, cluster.private_server(), Plain::Loopback).unwrap();
+        let service = router(api).into_make_service_with_connect_info::<Peer>();
+        tokio::spawn(async move { axum::serve(listener, service).await });
         let life = Life { edge, plane, addr, token: text, http: reqwest::Client::new() };
         life.meet_hosts(world, dir).await;
         *world.fuse.lock().unwrap() = Arc::clone(&fuse);

@@ -200,6 +200,15 @@ impl Conn {
         !matches!(self.secure, Secure::Plain)
     }
 
+    /// TLS is agreed on, or will not be: nothing of HTTP has been said yet.
+    pub(crate) fn is_shaking(&self) -> bool {
+        match &self.secure {
+            Secure::Plain => false,
+            Secure::Hello(_) | Secure::Parked(_) => true,
+            Secure::Tls(tls) => tls.is_handshaking(),
+        }
+    }
+
     pub(crate) fn is_down(&self) -> bool {
         matches!(self.side, Side::Down { .. })
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use steady_ring::{ConnId, Driver, Time};
 
-use crate::conn::{Conn, Http, Secure, Side, Stage};
+use crate::conn::{Conn, Http, Side, Stage};
 use crate::exchange::{Exchange, Key, Origin, Phase};
 use crate::limits::{Limits, Timeouts};
 use crate::policy::{AttemptEnd, Outcome, Policy, Reply};
@@ -185,17 +185,14 @@ pub(crate) fn conn_due(conn: &Conn, timeouts: &Timeouts, limits: &Limits) -> Tim
         Stage::Lingering => conn.since + limits.linger,
         Stage::Finishing if conn.sending => conn.sending_since + limits.write_stall,
         Stage::Finishing => conn.since + limits.linger,
+        Stage::Open if conn.is_shaking() && !conn.is_down() => conn.since + limits.handshake_max,
         Stage::Open if conn.sending => conn.sending_since + limits.write_stall,
         Stage::Open if conn.active() > 0 => Time::MAX,
         Stage::Open => match conn.side {
             Side::Up { .. } => conn.since + limits.upstream_idle,
             Side::Down { .. } => {
-                let shaking = match &conn.secure {
-                    Secure::Plain => false,
-                    Secure::Hello(_) | Secure::Parked(_) => true,
-                    Secure::Tls(tls) => tls.is_handshaking(),
-                };
-                let begun = shaking || !conn.pending.is_empty() || matches!(conn.http, Http::Proxied | Http::Unknown);
+                let begun =
+                    conn.is_shaking() || !conn.pending.is_empty() || matches!(conn.http, Http::Proxied | Http::Unknown);
                 conn.since + if begun { timeouts.header } else { timeouts.idle }
             }
         },

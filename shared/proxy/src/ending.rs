@@ -286,6 +286,10 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             Stage::Connecting | Stage::Finishing | Stage::Lingering => return self.close(id),
             Stage::Open => {}
         }
+        if !conn.is_down() && conn.is_shaking() {
+            self.warn_of_upstream(id, &"it ended the connection before the handshake was done");
+            return self.upstream_failed(id, crate::upstream::Failure::Tls);
+        }
         if conn.is_down() && !conn.pending.is_empty() && conn.codec().is_some_and(|codec| codec.is_blocked()) {
             // Requests that it sent before its end come first.
             return self.after_end_of_stream(id);

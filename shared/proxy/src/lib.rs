@@ -40,7 +40,7 @@ pub use limits::{Limits, Timeouts};
 pub use plane::{Command, Listed, Look, Plane, Seat};
 pub use policy::{
     AttemptEnd, BodyFilter, Credentials, Decision, Interim, Judgement, Outcome, ParkKey, Policy, Protocol, Record,
-    Reply, Request, Target, Timing,
+    Reply, Request, Target, Timing, UpstreamTls,
 };
 pub use refusal::{Explanation, Refusal};
 pub use stats::{Cell, Stats};

@@ -43,6 +43,8 @@ pub struct Limits {
     pub linger: Duration,
     /// The longest a connect may take, whatever its target says.
     pub connect_max: Duration,
+    /// The longest a TLS handshake with an upstream may take, from its connect on. Two round trips.
+    pub handshake_max: Duration,
     /// How long one send may take: a client that never reads, or reads an octet a minute, is cut.
     pub write_stall: Duration,
     /// How long a connection to another machine may be silent before it is asked for a sign of life, and how long that may take
@@ -77,6 +79,7 @@ impl Default for Limits {
             body_window: 256 * 1024,
             linger: Duration::from_secs(2),
             connect_max: Duration::from_secs(10),
+            handshake_max: Duration::from_secs(5),
             write_stall: Duration::from_secs(300),
             upstream_ping_interval: Duration::from_secs(15),
             upstream_ping_timeout: Duration::from_secs(10),

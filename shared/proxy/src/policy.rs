@@ -169,8 +169,8 @@ pub struct Target {
     pub upstream: u64,
     pub addr: Addr,
     pub protocol: Protocol,
-    /// TLS towards it.
-    pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// TLS towards it. Another configuration wants another key: open connections keep theirs to their end.
+    pub tls: Option<Arc<UpstreamTls>>,
     pub connect_timeout: Duration,
     /// From the request's end to the response's head.
     pub response_timeout: Duration,
@@ -182,10 +182,18 @@ pub struct Target {
     pub pings: bool,
 }
 
+/// TLS towards an upstream: whom to trust, what to show, and whose certificate it must be.
+#[derive(Clone, Debug)]
+pub struct UpstreamTls {
+    pub config: Arc<rustls::ClientConfig>,
+    pub name: rustls::pki_types::ServerName<'static>,
+}
+
 /// What an upstream speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     Http1,
+    /// HTTP/2 from the first octet; over TLS it must be what ALPN agrees on.
     H2c,
 }
 

@@ -21,6 +21,8 @@ pub enum Refusal {
     HostDown,
     /// No connection to the upstream.
     ConnectFailed,
+    /// The upstream could not prove who it is, or did not take us for who we are.
+    UpstreamTls,
     /// The upstream broke before it answered.
     UpstreamBroken,
     /// The upstream's answer broke HTTP's rules.
@@ -66,7 +68,7 @@ pub struct Explanation {
 
 impl Refusal {
     /// One of each, for tables of counters.
-    pub const ALL: [Refusal; 22] = [
+    pub const ALL: [Refusal; 23] = [
         Refusal::BadRequest { status: 400 },
         Refusal::BadAuthority,
         Refusal::NoSuchApp,
@@ -74,6 +76,7 @@ impl Refusal {
         Refusal::Misdirected,
         Refusal::HostDown,
         Refusal::ConnectFailed,
+        Refusal::UpstreamTls,
         Refusal::UpstreamBroken,
         Refusal::BadResponse,
         Refusal::AppFailed,
@@ -138,6 +141,12 @@ impl Refusal {
                 "connect_failed",
                 "The application could not be reached",
                 "No connection could be made. Try again in a moment.",
+            ),
+            Refusal::UpstreamTls => (
+                502,
+                "upstream_tls",
+                "The application's machine could not be verified",
+                "The secure connection to it did not come about; nothing was sent. Try again later.",
             ),
             Refusal::UpstreamBroken => (
                 502,

@@ -59,7 +59,12 @@ pub struct Stats {
     pub refusals: [Cell; Refusal::ALL.len()],
     pub limits: [Cell; Limit::ALL.len()],
     pub tls_handshakes: Cell,
+    pub tls_resumed: Cell,
     pub tls_failed: Cell,
+    /// Of these: clients whose certificate is missing or not good.
+    pub client_certificates_refused: Cell,
+    /// Upstreams with which TLS did not come about.
+    pub upstream_tls_failed: Cell,
     pub received_bytes: Cell,
     pub sent_bytes: Cell,
     pub sends: Cell,
@@ -119,6 +124,19 @@ impl Samples for Stats {
         plain("questions_total", "Probes sent.", Counter, &self.questions);
         plain("tunnels_total", "Upgrades and CONNECTs that became tunnels.", Counter, &self.tunnels);
         plain("tls_handshakes_total", "TLS handshakes completed.", Counter, &self.tls_handshakes);
+        plain("tls_resumed_total", "Those that resumed a session.", Counter, &self.tls_resumed);
+        plain(
+            "client_certificates_refused_total",
+            "Clients whose certificate is missing or not good here.",
+            Counter,
+            &self.client_certificates_refused,
+        );
+        plain(
+            "upstream_tls_failures_total",
+            "Upstreams with which TLS did not come about.",
+            Counter,
+            &self.upstream_tls_failed,
+        );
         plain("tls_failures_total", "TLS connections that failed.", Counter, &self.tls_failed);
         plain("received_bytes_total", "Octets received, both sides.", Counter, &self.received_bytes);
         plain("sent_bytes_total", "Octets sent, both sides.", Counter, &self.sent_bytes);

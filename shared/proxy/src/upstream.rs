@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
-use rustls::pki_types::ServerName;
 use steady_http::{Client, h1, h2};
 use steady_ring::{ConnId, Driver, Op};
 
-use crate::conn::{Conn, Http, Secure, Side, Stage};
+use crate::conn::{Conn, Http, Side, Stage};
 use crate::exchange::{Key, Leg, Origin, Phase};
 use crate::liveness::Watch;
 use crate::policy::{AttemptEnd, Outcome, Policy, Protocol, Target};
@@ -15,6 +16,9 @@ use crate::refusal::Refusal;
 use crate::relay::Way;
 use crate::tls::Tls;
 use crate::worker::Worker;
+
+/// Between two lines of the log about upstreams that fail.
+const WARN_EVERY: Duration = Duration::from_secs(1);
 
 /// The connections to one target, and who waits for one.
 #[derive(Debug)]
@@ -32,6 +36,8 @@ pub(crate) struct Upstream {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
     Connect,
+    /// TLS did not come about: nothing was asked of it.
+    Tls,
     /// Reset, or ended in the middle.
     Broken,
     /// It broke HTTP's rules.
@@ -42,7 +48,7 @@ pub(crate) enum Failure {
 impl Failure {
     fn attempt_end(self) -> AttemptEnd {
         match self {
-            Failure::Connect => AttemptEnd::ConnectFailed,
+            Failure::Connect | Failure::Tls => AttemptEnd::ConnectFailed,
             Failure::Broken | Failure::Rules => AttemptEnd::Broken,
             Failure::TimedOut => AttemptEnd::TimedOut,
         }
@@ -51,6 +57,7 @@ impl Failure {
     fn refusal(self) -> Refusal {
         match self {
             Failure::Connect => Refusal::ConnectFailed,
+            Failure::Tls => Refusal::UpstreamTls,
             Failure::Broken => Refusal::UpstreamBroken,
             Failure::Rules => Refusal::BadResponse,
             Failure::TimedOut => Refusal::ResponseTimeout,
@@ -137,7 +144,6 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     /// A connect of ours succeeded.
     pub(crate) fn connected(&mut self, id: ConnId) {
         let now = self.now;
-        let limits = std::rc::Rc::clone(&self.upstream_limits);
         let Some(conn) = self.conn(id) else { return };
         let Side::Up { upstream } = conn.side else { return };
         if conn.stage != Stage::Connecting {
@@ -146,14 +152,60 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         conn.stage = Stage::Open;
         conn.since = now;
         let Some(entry) = self.upstreams.get_mut(&upstream) else { return self.close(id) };
+        let Some(secured) = entry.target.tls.clone() else { return self.begin_http(id) };
+        let mut wire = self.buffers.take();
+        let tls = Tls::client(Arc::clone(&secured.config), secured.name.clone(), &mut wire);
+        if let Some(conn) = self.conn(id) {
+            conn.wire = wire;
+        }
+        match tls {
+            Ok(tls) => self.begin_tls(id, tls),
+            Err(error) => self.tls_failed(id, &error),
+        }
+        self.arm_conn(id.index() as u32);
+    }
+
+    /// TLS with an upstream has come about; `is_h2`: that is what was agreed on.
+    pub(crate) fn upstream_shaken(&mut self, id: ConnId, is_h2: bool) {
+        let now = self.now;
+        let Some(conn) = self.conn(id) else { return };
+        conn.since = now;
+        let Side::Up { upstream } = conn.side else { return };
+        let Some(entry) = self.upstreams.get(&upstream) else { return self.close(id) };
+        if entry.target.protocol == Protocol::H2c && !is_h2 {
+            self.warn_of_upstream(id, &"it does not speak HTTP/2 over TLS");
+            return self.upstream_failed(id, Failure::Tls);
+        }
+        self.begin_http(id);
+    }
+
+    /// Says in the log why an upstream is not used, once a second at most: every request may meet it.
+    pub(crate) fn warn_of_upstream(&mut self, id: ConnId, why: &dyn std::fmt::Display) {
+        let now = self.now;
+        if now < self.warn_again {
+            return;
+        }
+        let Some(conn) = self.conn(id) else { return };
+        let Side::Up { upstream } = conn.side else { return };
+        let Some(entry) = self.upstreams.get(&upstream) else { return };
+        let addr = &entry.target.addr;
+        tracing::warn!(%addr, "TLS with an upstream failed: {why}");
+        self.warn_again = now + WARN_EVERY;
+    }
+
+    /// The connection can carry requests: those who wait get it.
+    fn begin_http(&mut self, id: ConnId) {
+        let limits = std::rc::Rc::clone(&self.upstream_limits);
+        let Some(conn) = self.conn(id) else { return };
+        let Side::Up { upstream } = conn.side else { return };
+        let scheme = if conn.is_tls() { steady_http::Scheme::Https } else { steady_http::Scheme::Http };
+        let Some(entry) = self.upstreams.get_mut(&upstream) else { return self.close(id) };
         entry.opening.retain(|&other| other != id);
         entry.ready.push(id);
-        let tls = entry.target.tls.clone();
         let protocol = entry.target.protocol;
-        let watch = (entry.target.pings && protocol == Protocol::H2c).then(|| Watch::new(now));
+        let watch = (entry.target.pings && protocol == Protocol::H2c).then(|| Watch::new(self.now));
         self.touch(id);
         let seed = self.rng.u64(..);
-        let scheme = if tls.is_some() { steady_http::Scheme::Https } else { steady_http::Scheme::Http };
         let Some(conn) = self.conn(id) else { return };
         conn.watch = watch;
         conn.http = match protocol {
@@ -164,14 +216,6 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 Http::H2Client(client)
             }
         };
-        if let Some(config) = tls {
-            // Hosts are told apart by certificates that our own authority made; the name is in their address' stead.
-            let name = ServerName::try_from("steady-host").map(|name| name.to_owned());
-            match name.map(|name| Tls::client(config, name, &mut conn.wire)) {
-                Ok(Ok(tls)) => self.begin_tls(id, tls),
-                _ => return self.upstream_failed(id, Failure::Connect),
-            }
-        }
         self.arm_conn(id.index() as u32);
         self.serve_waiting(upstream);
     }
@@ -254,15 +298,24 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         }
         let Side::Up { upstream } = conn.side else { return };
         let was_connecting = conn.stage == Stage::Connecting;
-        // Nothing is sent before the handshake is done: what waits for it was not begun.
-        let shaking = matches!(&conn.secure, Secure::Tls(tls) if tls.is_handshaking());
-        let failure = if was_connecting || shaking { Failure::Connect } else { failure };
+        let was_shaking = conn.is_shaking();
+        // It has never been ready: what waits has no other, or it would be asked for again and again.
+        let was_opening = matches!(conn.http, Http::Unknown);
+        let failure = match failure {
+            _ if was_connecting => Failure::Connect,
+            _ if was_shaking => Failure::Tls,
+            other => other,
+        };
+        let unused = matches!(failure, Failure::Connect | Failure::Tls);
         // A server may end an idle connection in the very batch in which we give it a request.
-        let end = if conn.unsent && failure != Failure::Connect { AttemptEnd::Refused } else { failure.attempt_end() };
+        let end = if conn.unsent && !unused { AttemptEnd::Refused } else { failure.attempt_end() };
         let slots = conn.slots();
         let keys: Vec<Key> = (0..slots).filter_map(|slot| conn.bound_at(slot)).collect();
-        if failure == Failure::Connect {
+        if unused {
             self.stats.upstream_connect_failed.add(1);
+        }
+        if failure == Failure::Tls {
+            self.stats.upstream_tls_failed.add(1);
         }
         self.close(id);
         for key in keys {
@@ -282,13 +335,13 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 self.fail_attempt(key, end, failure.refusal());
             }
         }
-        if was_connecting {
-            self.fail_waiting(upstream);
+        if was_opening {
+            self.fail_waiting(upstream, failure.refusal());
         }
     }
 
     /// No connection could be made: those that waited fail, unless another connection still lives.
-    fn fail_waiting(&mut self, upstream: u64) {
+    fn fail_waiting(&mut self, upstream: u64, refusal: Refusal) {
         let Some(entry) = self.upstreams.get_mut(&upstream) else { return };
         if entry.open > 0 {
             return;
@@ -297,7 +350,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         self.upstreams.remove(&upstream);
         for key in waiting {
             if self.exchanges.at(key).is_some_and(|exchange| matches!(exchange.phase, Phase::Waiting { .. })) {
-                self.fail_attempt(key, AttemptEnd::ConnectFailed, Refusal::ConnectFailed);
+                self.fail_attempt(key, AttemptEnd::ConnectFailed, refusal);
             }
         }
     }

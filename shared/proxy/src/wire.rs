@@ -8,7 +8,7 @@ use steady_ring::{ConnId, Driver, RecvBuf, SendBuf};
 use crate::conn::{Http, Paused, Secure, Side, Stage};
 use crate::policy::Policy;
 use crate::proxy_protocol;
-use crate::tls::{Tls, TlsError};
+use crate::tls::{Fault, Tls, TlsError};
 use crate::upstream::Failure;
 use crate::worker::{Todo, Worker};
 
@@ -78,9 +78,11 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let was_handshaking = tls.is_handshaking();
         let result = tls.receive(bytes, &mut self.tls_scratch, &mut plain, &mut conn.wire);
         let shaken = was_handshaking && !tls.is_handshaking();
+        let resumed = shaken && tls.is_resumed();
         self.mark(id);
         if shaken {
             self.stats.tls_handshakes.add(1);
+            self.stats.tls_resumed.add(u64::from(resumed));
         }
         match result {
             Ok(()) => self.after_tls(id, &plain),
@@ -101,11 +103,15 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let Some(conn) = self.conn(id) else { return };
         let Secure::Tls(tls) = &conn.secure else { return };
         let closed = tls.peer_closed();
-        if !tls.is_handshaking() && matches!(conn.http, Http::Unknown) && conn.is_down() {
-            match tls.alpn() {
-                Some(b"h2") => self.speak_h2(id),
-                Some(_) => self.speak_h1(id),
-                None => {}
+        if !tls.is_handshaking() && matches!(conn.http, Http::Unknown) {
+            match (conn.is_down(), tls.alpn()) {
+                (true, Some(b"h2")) => self.speak_h2(id),
+                (true, Some(_)) => self.speak_h1(id),
+                (true, None) => {}
+                (false, alpn) => {
+                    let is_h2 = alpn == Some(b"h2");
+                    self.upstream_shaken(id, is_h2);
+                }
             }
         }
         if !plain.is_empty() {
@@ -117,10 +123,19 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     }
 
     pub(crate) fn tls_failed(&mut self, id: ConnId, error: &TlsError) {
-        tracing::debug!(%error, "TLS failed");
         self.stats.tls_failed.add(1);
-        if self.conn(id).is_some_and(|conn| !conn.is_down()) {
-            return self.upstream_failed(id, Failure::Broken);
+        let Some(conn) = self.conn(id) else { return };
+        if !conn.is_down() {
+            // A server judges our certificate after we take the handshake for done; until its settings have come, it has done
+            // nothing that we asked for.
+            let refused = error.fault() == Fault::PeerRefused && !conn.settled;
+            let failure = if conn.is_shaking() || refused { Failure::Tls } else { Failure::Broken };
+            self.warn_of_upstream(id, error);
+            return self.upstream_failed(id, failure);
+        }
+        tracing::debug!(%error, "TLS failed");
+        if error.is_certificate() {
+            self.stats.client_certificates_refused.add(1);
         }
         self.abandon(id);
         self.finish_conn(id);

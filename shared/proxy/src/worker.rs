@@ -154,6 +154,8 @@ pub struct Worker<D: Driver, P: Policy> {
     /// Randomness that nothing depends on for safety (keys of WebSocket handshakes).
     pub(crate) rng: fastrand::Rng,
     pub(crate) draining_until: Option<Time>,
+    /// Until when the log is spared lines about upstreams.
+    pub(crate) warn_again: Time,
 }
 
 impl<D: Driver, P: Policy> std::fmt::Debug for Worker<D, P> {
@@ -219,6 +221,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             stats,
             rng: fastrand::Rng::new(),
             draining_until: None,
+            warn_again: Time::ZERO,
         };
         for (index, socket) in sockets.into_iter().enumerate() {
             worker.listeners[index].id = Some(worker.driver.listen(socket)?);

@@ -49,6 +49,12 @@ pub enum TlsError {
 }
 
 impl TlsError {
+    /// The peer's certificate is missing, or not one that is wanted here.
+    pub fn is_certificate(&self) -> bool {
+        use rustls::Error;
+        matches!(self, TlsError::Rustls(Error::NoCertificatesPresented | Error::InvalidCertificate(_)))
+    }
+
     pub fn fault(&self) -> Fault {
         use rustls::Error;
         match self {

@@ -13,6 +13,7 @@ mod pressure;
 mod retries;
 mod tls;
 mod tunnels;
+mod upstream_tls;
 mod waiting;
 #[path = "../world/mod.rs"]
 mod world;

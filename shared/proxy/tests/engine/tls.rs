@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use steady_proxy::{AttemptEnd, Credentials, Timeouts, tls};
+use steady_proxy::{AttemptEnd, Credentials, Timeouts, UpstreamTls, tls};
 
 use crate::lab::{GET, Lab, SECOND};
 use crate::world::config;
@@ -10,7 +10,9 @@ use crate::world::policy::{Place, Scene};
 
 #[test]
 fn a_tls_upstream_that_speaks_no_tls_is_a_connection_that_failed() {
-    let mut lab = Lab::new(|addr| Place { tls: true, ..Place::h2(1, addr) });
+    let config = Arc::new(tls::client_config(rustls::RootCertStore::empty(), &[b"h2"]).unwrap());
+    let upstream = Arc::new(UpstreamTls { config, name: "h1.test".try_into().unwrap() });
+    let mut lab = Lab::new(|addr| Place { tls: Some(Arc::clone(&upstream)), ..Place::h2(1, addr) });
     let client = lab.send(GET);
     for attempt in 0..3 {
         let up = lab.upstream(attempt);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use steady_http::{Head, Method};
 use steady_proxy::{
     AttemptEnd, BodyFilter, Credentials, Decision, Interim, Judgement, ParkKey, Policy, Protocol, Record, Refusal,
-    Reply, Request, Target, Timeouts, Timing,
+    Reply, Request, Target, Timeouts, Timing, UpstreamTls,
 };
 use steady_ring::{Addr, Time};
 
@@ -59,8 +59,7 @@ pub struct Place {
     pub protocol: Protocol,
     pub replay: u32,
     pub pings: bool,
-    /// Over TLS, trusting nobody.
-    pub tls: bool,
+    pub tls: Option<Arc<UpstreamTls>>,
     pub connect_timeout: Duration,
     pub response_timeout: Duration,
 }
@@ -73,7 +72,7 @@ impl Place {
             protocol: Protocol::Http1,
             replay: 0,
             pings: false,
-            tls: false,
+            tls: None,
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(60),
         }
@@ -208,10 +207,7 @@ impl TestPolicy {
             upstream: place.key,
             addr: place.addr.clone(),
             protocol: place.protocol,
-            tls: place.tls.then(|| {
-                let trust = rustls::ClientConfig::builder().with_root_certificates(rustls::RootCertStore::empty());
-                Arc::new(trust.with_no_client_auth())
-            }),
+            tls: place.tls.clone(),
             connect_timeout: place.connect_timeout,
             response_timeout: place.response_timeout,
             replay_bytes_max: place.replay,

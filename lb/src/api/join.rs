@@ -1,0 +1,114 @@
+//! How hosts come in: join tokens (for operators), and the two calls that hosts make without one of our own tokens.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{ConnectInfo, Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use steady_cluster::join::{Answer, Join, Renew};
+use steady_cluster::listen::Peer;
+
+use super::{Api, Problem, Running, timestamp};
+use crate::cluster::JoinRefused;
+use crate::cluster::tokens::{Entry, Wanted};
+
+const TTL_S: u64 = 3600;
+
+/// What `POST /v1/join-tokens` may say.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Asked {
+    ttl_s: Option<u64>,
+    uses: Option<u32>,
+    host: Option<String>,
+}
+
+pub async fn make(
+    State(api): State<Arc<Api>>,
+    Running(edge): Running,
+    asked: Option<Json<Asked>>,
+) -> Result<Response, Problem> {
+    let asked = asked.map(|Json(asked)| asked).unwrap_or_default();
+    let wanted = Wanted {
+        ttl_ms: asked.ttl_s.unwrap_or(TTL_S).saturating_mul(1000),
+        uses: asked.uses.unwrap_or(1),
+        host: asked.host,
+    };
+    let (token, entry) = api.cluster.make_token(&edge, wanted).await?;
+    let mut shown = render(&entry);
+    shown["token"] = token.to_string().into();
+    Ok((StatusCode::CREATED, Json(shown)).into_response())
+}
+
+pub async fn list(State(api): State<Arc<Api>>, Running(edge): Running) -> Result<Json<Value>, Problem> {
+    let tokens = api.cluster.tokens(&edge).await?;
+    Ok(Json(json!({"tokens": tokens.iter().map(render).collect::<Vec<_>>()})))
+}
+
+pub async fn revoke(
+    State(api): State<Arc<Api>>,
+    Running(edge): Running,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    if api.cluster.revoke_token(&edge, &id).await? {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(Problem::new(404, format!("there is no join token {id}"), "GET /v1/join-tokens lists them"))
+    }
+}
+
+fn render(entry: &Entry) -> Value {
+    json!({
+        "id": entry.id(),
+        "host": entry.host,
+        "until": timestamp(entry.until),
+        "uses": entry.uses,
+        "uses_left": entry.uses_left(),
+    })
+}
+
+/// A host buys its certificate. The token's secret must not cross a network in the clear: the port takes plain HTTP from
+/// this machine only.
+pub async fn join(
+    State(api): State<Arc<Api>>,
+    Running(edge): Running,
+    Json(asked): Json<Join>,
+) -> Result<Json<Answer>, Problem> {
+    let answered = api.cluster.join(&edge, &asked.secret, &asked.name, &asked.request).await;
+    api.metrics.joined(answered.is_ok());
+    answered.map(Json).map_err(|refused| {
+        tracing::warn!(host = asked.name, why = %refused, "a host is not let in");
+        refused.into()
+    })
+}
+
+/// A host's next certificate; its present one says who it is.
+pub async fn renew(
+    State(api): State<Arc<Api>>,
+    Running(edge): Running,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Json(asked): Json<Renew>,
+) -> Result<Json<Answer>, Problem> {
+    let member = peer.member.ok_or_else(|| {
+        Problem::from(JoinRefused::NotMember("show the host's present certificate in the TLS handshake".into()))
+    })?;
+    let answered = api.cluster.renew_host(&edge, &member, &asked.request);
+    api.metrics.renewed(answered.is_ok());
+    Ok(Json(answered?))
+}
+
+impl From<JoinRefused> for Problem {
+    fn from(refused: JoinRefused) -> Problem {
+        match refused {
+            JoinRefused::Token(why) => Problem::new(403, "this host is not let in", why),
+            JoinRefused::NotMember(why) => Problem::new(403, "no certificate without a certificate", why),
+            JoinRefused::Name(why) => Problem::new(422, "the name is not one", why),
+            JoinRefused::Request(why) => Problem::new(422, "there is no certificate for this", why),
+            JoinRefused::Wanted(why) => Problem::new(422, "there is no such join token", why),
+            JoinRefused::Store(error) => error.into(),
+        }
+    }
+}

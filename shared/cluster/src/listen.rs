@@ -1,0 +1,178 @@
+//! A private port: TLS with a member's certificate, and plain HTTP to clients on the same machine.
+//!
+//! Which of the two a client speaks is told by its first octet. Handshakes run beside each other, bounded in number and
+//! time, so that one that hangs delays nobody. It serves axum: `axum::serve(Listener::…, router.into_make_service_with_connect_info::<Peer>())`.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::extract::connect_info::Connected;
+use axum::serve::IncomingStream;
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_rustls::{TlsAcceptor, TlsStream};
+
+use crate::stream::Stream;
+use crate::{Member, Role};
+
+/// Handshakes under way; further clients wait in the kernel's queue. Answers to clients that connect and say nothing.
+pub const HANDSHAKES_MAX: usize = 256;
+/// From the connection to the end of its handshake.
+pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// A pause after an accept that failed (no descriptors).
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+/// The first octet of a TLS connection: a handshake record.
+const HANDSHAKE_RECORD: u8 = 22;
+
+/// From whom plain HTTP is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plain {
+    /// From clients whose address is a loopback one.
+    Loopback,
+    /// From everybody: there is no cluster.
+    Anybody,
+}
+
+/// The certificate in use; `None`: there is none yet, and TLS is refused.
+pub type Configs = watch::Receiver<Option<Arc<ServerConfig>>>;
+
+/// Connections that were not let in.
+#[derive(Debug, Default)]
+pub struct Refused(AtomicU64);
+
+impl Refused {
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Listener {
+    ready: mpsc::Receiver<(Stream, Peer)>,
+    local: SocketAddr,
+    accepting: tokio::task::JoinHandle<()>,
+    refused: Arc<Refused>,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    pub addr: SocketAddr,
+    /// The connection is TLS.
+    pub secure: bool,
+    /// Whom its certificate is for, verified; `None` without one.
+    pub member: Option<Member>,
+}
+
+impl Peer {
+    /// Whether it has proved to be a member of this role.
+    pub fn is(&self, role: Role) -> bool {
+        self.member.as_ref().is_some_and(|member| member.role() == role)
+    }
+}
+
+impl Listener {
+    /// Takes connections from a bound listener, on a task of this runtime.
+    pub fn new(listener: TcpListener, configs: Configs, plain: Plain) -> io::Result<Listener> {
+        let local = listener.local_addr()?;
+        let (sender, ready) = mpsc::channel(HANDSHAKES_MAX);
+        let refused = Arc::new(Refused::default());
+        let accepting = tokio::spawn(accept(listener, configs, plain, sender, Arc::clone(&refused)));
+        Ok(Listener { ready, local, accepting, refused })
+    }
+
+    /// The count of those that were not let in.
+    pub fn refused(&self) -> Arc<Refused> {
+        Arc::clone(&self.refused)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    configs: Configs,
+    plain: Plain,
+    ready: mpsc::Sender<(Stream, Peer)>,
+    refused: Arc<Refused>,
+) {
+    let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let (stream, addr) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "the private port cannot accept connections for now");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+                continue;
+            }
+        };
+        let (configs, ready, refused) = (configs.clone(), ready.clone(), Arc::clone(&refused));
+        tokio::spawn(async move {
+            let why = match tokio::time::timeout(HANDSHAKE_TIME, greet(stream, addr, &configs, plain)).await {
+                Ok(Ok(greeted)) => {
+                    // A server that has ended takes no more.
+                    let _ = ready.send(greeted).await;
+                    return;
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "nothing was said in time".to_owned(),
+            };
+            refused.0.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(%addr, why, "a connection to the private port is refused");
+            drop(place);
+        });
+    }
+}
+
+async fn greet(stream: TcpStream, addr: SocketAddr, configs: &Configs, plain: Plain) -> io::Result<(Stream, Peer)> {
+    let mut first = [0];
+    if stream.peek(&mut first).await? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    stream.set_nodelay(true)?;
+    if first[0] != HANDSHAKE_RECORD {
+        if plain == Plain::Loopback && !addr.ip().to_canonical().is_loopback() {
+            return Err(io::Error::other("plain HTTP is for clients on this machine; use TLS"));
+        }
+        return Ok((Stream::Plain(stream), Peer { addr, secure: false, member: None }));
+    }
+    let config = configs.borrow().clone();
+    let config = config.ok_or_else(|| io::Error::other("there is no certificate yet"))?;
+    let stream = TlsAcceptor::from(config).accept(stream).await?;
+    let certificates = stream.get_ref().1.peer_certificates();
+    let member = certificates.and_then(|chain| chain.first()).and_then(Member::of);
+    Ok((Stream::Tls(Box::new(TlsStream::Server(stream))), Peer { addr, secure: true, member }))
+}
+
+impl axum::serve::Listener for Listener {
+    type Io = Stream;
+    type Addr = Peer;
+
+    async fn accept(&mut self) -> (Stream, Peer) {
+        match self.ready.recv().await {
+            Some(accepted) => accepted,
+            // The task ends only with us.
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Peer> {
+        Ok(Peer { addr: self.local, secure: false, member: None })
+    }
+}
+
+impl Connected<IncomingStream<'_, Listener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Listener>) -> Peer {
+        stream.remote_addr().clone()
+    }
+}

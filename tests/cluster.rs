@@ -1,0 +1,90 @@
+//! Edges and hosts as members of one cluster: what `steady up` does unless told otherwise, against real processes.
+
+mod support;
+
+use std::fs;
+use std::process::Command;
+
+use support::http::Conn;
+use support::up::Up;
+use support::{eventually, steady};
+
+/// curl's exit code and what it got, from a host's data port.
+fn ask(up: &Up, host: &str, arguments: &[&str]) -> (i32, String) {
+    let json = up.json();
+    let hosts = json["hosts"].as_array().unwrap();
+    let addr = hosts.iter().find(|it| it["name"] == host).unwrap()["addr"].as_str().unwrap().to_owned();
+    let scheme = if arguments.contains(&"-k") { "https" } else { "http" };
+    let output = Command::new("curl")
+        .args(["-sS", "--max-time", "20", "--noproxy", "*", "-H", "steady-app: clock", "-w", "%{http_code}"])
+        .args(arguments)
+        .arg(format!("{scheme}://{addr}/"))
+        .output()
+        .unwrap();
+    (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn agent_metric(up: &Up, host: &str, name: &str) -> u64 {
+    let hosts: serde_json::Value = serde_json::from_str(&up.run(&["hosts", "--json"])).unwrap();
+    let hosts = hosts["hosts"].as_array().unwrap().clone();
+    let control = hosts.iter().find(|it| it["name"] == host).unwrap()["control"].as_str().unwrap().parse().unwrap();
+    let text = Conn::open(control).request("GET", "agent", "/metrics", &[], b"").unwrap().text();
+    let found = text.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit(' ').next());
+    found.map(|value| value.parse::<f64>().unwrap() as u64).sum()
+}
+
+#[test]
+fn hosts_of_a_system_join_it_and_nobody_else_gets_through_to_them() {
+    let up = Up::start(&["--workers", "1"]);
+    assert_eq!(up.get("clock", "/").status, 200);
+    assert!(up.dir().join("h1/identity.json").exists());
+    assert!(!up.dir().join("join-token").exists(), "the token has done its work");
+    let cases: [&[&str]; 4] = [
+        // In the clear, in either version.
+        &[],
+        &["--http2-prior-knowledge"],
+        // TLS without a certificate.
+        &["-k"],
+        &["-k", "--http2"],
+    ];
+    for case in cases {
+        let (code, said) = ask(&up, "h2", case);
+        assert_ne!(code, 0, "{case:?}");
+        assert_eq!(said, "000", "{case:?}: not an octet of HTTP");
+    }
+    assert_eq!(agent_metric(&up, "h2", "steady_agent_client_certificates_refused_total"), 2);
+    assert_eq!(up.get("clock", "/").status, 200);
+    // The certificate stays: a second start needs no token.
+    let identity = fs::read(up.dir().join("h1/identity.json")).unwrap();
+    let base = up.kill();
+    let up = Up::launch_in(base, &["--workers", "1"]);
+    eventually("it serves again", || up.dir().join("up.json").exists().then_some(()));
+    eventually("the new one is ready", || up.output().contains("curl").then_some(()));
+    assert_eq!(up.get("clock", "/").status, 200);
+    assert_eq!(fs::read(up.dir().join("h1/identity.json")).unwrap(), identity);
+}
+
+#[test]
+fn an_operator_makes_lists_and_revokes_join_tokens() {
+    let up = Up::start(&["--hosts", "1", "--workers", "1"]);
+    let token = up.run(&["join-token", "--host", "h7", "--ttl", "10m"]);
+    assert!(token.starts_with("steady-join.v1."), "{token}");
+    let listed = up.run(&["join-token", "--list"]);
+    assert!(listed.contains("h7") && !listed.contains(token.trim().rsplit('.').next().unwrap()), "{listed}");
+    let listed: serde_json::Value = serde_json::from_str(&up.run(&["join-token", "--list", "--json"])).unwrap();
+    let of_h7 = listed["tokens"].as_array().unwrap().iter().find(|it| it["host"] == "h7").unwrap().clone();
+    up.run(&["join-token", "--revoke", of_h7["id"].as_str().unwrap()]);
+    assert!(!up.run(&["join-token", "--list"]).contains("h7"));
+    let wrong = steady().args(["join-token", "--ttl", "soon"]).output().unwrap();
+    assert_eq!(wrong.status.code(), Some(2));
+}
+
+#[test]
+fn hosts_in_the_clear_are_there_for_the_asking() {
+    let up = Up::start(&["--hosts", "1", "--workers", "1", "--plain-hosts"]);
+    assert_eq!(up.get("clock", "/").status, 200);
+    assert!(!up.dir().join("h1/identity.json").exists());
+    let (code, status) = ask(&up, "h1", &["--http2-prior-knowledge"]);
+    assert_eq!(code, 0);
+    assert!(status.ends_with("200"), "{status}");
+}

@@ -35,13 +35,13 @@ impl Pipe {
         while let Ok((1.., full)) = from.read(buffer).await {
             let mut shared = self.0.borrow_mut();
             shared.came.extend_from_slice(&full);
-            shared.reader.take().map(Waker::wake);
+            wake(shared.reader.take());
             buffer = full;
             buffer.clear();
         }
         let mut shared = self.0.borrow_mut();
         shared.is_over = true;
-        shared.reader.take().map(Waker::wake);
+        wake(shared.reader.take());
     }
 
     /// Carries what is written out of it, everything that there is with one send.
@@ -60,8 +60,14 @@ impl Pipe {
             let Ok(mut done) = to.write(full).await else { return };
             done.clear();
             spare = done;
-            self.0.borrow_mut().writer.take().map(Waker::wake);
+            wake(self.0.borrow_mut().writer.take());
         }
+    }
+}
+
+fn wake(waiting: Option<Waker>) {
+    if let Some(waker) = waiting {
+        waker.wake();
     }
 }
 
@@ -92,7 +98,7 @@ impl AsyncWrite for Pipe {
             return Poll::Pending;
         }
         shared.out.extend_from_slice(bytes);
-        shared.sender.take().map(Waker::wake);
+        wake(shared.sender.take());
         Poll::Ready(Ok(bytes.len()))
     }
 

@@ -80,8 +80,11 @@ async fn send(stream: &mut h2::SendStream<Bytes>, mut piece: Bytes, end: bool) -
     Ok(())
 }
 
-/// The request at the front of `input`, the octets of its head, and of its body.
-fn head(input: &[u8]) -> Result<Option<(Request<()>, usize, usize)>, Box<dyn Error>> {
+/// A request, the octets of its head, and of its body.
+type Parsed = (Request<()>, usize, usize);
+
+/// The request at the front of `input`.
+fn head(input: &[u8]) -> Result<Option<Parsed>, Box<dyn Error>> {
     let mut fields = [httparse::EMPTY_HEADER; 64];
     let mut parsed = httparse::Request::new(&mut fields);
     let httparse::Status::Complete(used) = parsed.parse(input)? else { return Ok(None) };

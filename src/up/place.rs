@@ -29,7 +29,7 @@ const SIGKILL: i32 = 9;
 #[derive(Debug)]
 pub struct Place {
     dir: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 /// A daemon on record.
@@ -38,6 +38,13 @@ pub struct Recorded {
     pub name: String,
     pub pid: u32,
     pub started: u64,
+}
+
+impl Drop for Place {
+    /// Unlocks, where closing would not do: a child that was forked elsewhere and has not come to its exec has the file open too.
+    fn drop(&mut self) {
+        let _ = self.lock.unlock();
+    }
 }
 
 impl Recorded {
@@ -69,7 +76,7 @@ impl Place {
             .and_then(|()| lock.rewind())
             .and_then(|()| writeln!(lock, "{}", std::process::id()))
             .map_err(Error::file(&path))?;
-        Ok(Place { dir, _lock: lock })
+        Ok(Place { dir, lock })
     }
 
     /// Ends what a killed `up` left running, and forgets what it said. The names of those that were found.

@@ -2,10 +2,14 @@
 
 mod support;
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Instant;
 
+use serde_json::Value;
 use support::up::{Up, alive, processes_of, signal};
-use support::{eventually, repository, steady, text};
+use support::{bun, eventually, folder_like, repository, steady, text};
 
 #[test]
 fn a_second_up_on_the_directory_says_who_holds_it_and_disturbs_nothing() {
@@ -51,7 +55,7 @@ fn when_up_is_killed_everything_that_it_started_ends() {
     let began = Instant::now();
     eventually("everything ends by itself", || processes_of(&dir).is_empty().then_some(()));
     println!("all gone after {:?}", began.elapsed());
-    std::fs::remove_dir_all(base).unwrap();
+    fs::remove_dir_all(base).unwrap();
 }
 
 #[test]
@@ -75,4 +79,75 @@ fn an_address_in_use_ends_up_with_a_hint() {
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     assert!(text(&output).contains("--http 127.0.0.1:0"), "{}", text(&output));
     assert_eq!(processes_of(dir.path()), Vec::<String>::new());
+}
+
+/// PATH without Bun, and with an `npm` in front that "fetches" the one that the tests use, once `gate` exists.
+fn path_without_bun(tools: &Path, gate: &Path, bun: &Path) -> String {
+    let npm = format!(
+        "#!/bin/sh\nwhile [ ! -e '{}' ]; do sleep 0.02; done\n\
+         while [ \"$1\" != --prefix ]; do shift; done\n\
+         mkdir -p \"$2/node_modules/.bin\" && ln -s '{}/bun' \"$2/node_modules/.bin/bun\"\n",
+        gate.display(),
+        bun.canonicalize().unwrap().display()
+    );
+    fs::write(tools.join("npm"), npm).unwrap();
+    fs::set_permissions(tools.join("npm"), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let others = path.split(':').filter(|folder| !Path::new(folder).join("bun").exists());
+    std::iter::once(tools.to_str().unwrap()).chain(others).collect::<Vec<_>>().join(":")
+}
+
+/// The state of an application before `up.json` is there.
+fn state_of(up: &Up, name: &str) -> Option<String> {
+    let ready: Value = serde_json::from_slice(&fs::read(up.dir().join("lb/ready.json")).ok()?).ok()?;
+    let mut command = steady();
+    command.args(["apps", "--json", "--address", ready["private"].as_str()?, "--token-file"]);
+    let output = command.arg(up.dir().join("lb/token")).output().unwrap();
+    let apps: Value = serde_json::from_slice(&output.stdout).ok()?;
+    let app = apps["apps"].as_array()?.iter().find(|app| app["name"] == name)?;
+    Some(app["state"].as_str()?.to_owned())
+}
+
+#[test]
+fn when_bun_has_left_path_what_ran_on_it_starts_as_soon_as_npm_has_fetched_it() {
+    let Some(bun) = bun() else { return };
+    let first = Up::start(&[]);
+    let mine = folder_like("examples/hello", &[("steady.toml", "")]);
+    first.deploy(mine.path(), "mine", "h2");
+    let base = first.pause();
+    let tools = tempfile::tempdir().unwrap();
+    let gate = tools.path().join("gate");
+    let path = path_without_bun(tools.path(), &gate, bun);
+    let second = Up::launch_on_path(base, &[], &path);
+    eventually("both have failed", || {
+        let failed = |name| state_of(&second, name).as_deref() == Some("failed");
+        (failed("hello") && failed("mine")).then_some(())
+    });
+    fs::write(&gate, "").unwrap();
+    second.wait_ready();
+    assert!(second.get("hello", "/").text().starts_with("Hello from hello"), "{}", second.output());
+    assert_eq!(second.get("mine", "/").status, 200, "{}", second.output());
+    assert_eq!(second.stop(), 0);
+}
+
+#[test]
+fn up_never_says_that_something_runs_that_does_not_answer() {
+    let first = Up::start(&["--hosts", "1"]);
+    // What it needs is outside of its bundle, so that a good deployment is broken at the next start.
+    let outside = tempfile::tempdir().unwrap();
+    let switch = outside.path().join("switch");
+    fs::write(&switch, "").unwrap();
+    let toml = format!("command = [\"sh\", \"-c\", \"test -e {} && exec python3 server.py\"]\n", switch.display());
+    let folder = folder_like("tests/apps/fixture", &[("steady.toml", &toml)]);
+    first.deploy(folder.path(), "broken", "h1");
+    let base = first.pause();
+    fs::remove_file(switch).unwrap();
+    let second = Up::launch_in(base, &["--hosts", "1"]);
+    second.wait_ready();
+    let said = second.output();
+    let line = said.lines().find(|line| line.contains("broken")).unwrap_or_else(|| panic!("{said}"));
+    assert!(line.contains('✗') && line.contains("does not answer"), "{said}");
+    let line = said.lines().find(|line| line.contains(" clock ")).unwrap_or_else(|| panic!("{said}"));
+    assert!(line.contains('✓'), "{said}");
+    assert_eq!(second.stop(), 0);
 }

@@ -1,10 +1,11 @@
 //! `steady up`: a whole system on this machine, behaving as in production: one edge and its hosts, each a process of its own.
 //!
 //! The order: hold the directory and end what a killed `up` left; certificates; the edge; a join token for hosts that have not
-//! joined; hosts, which the edge is then told of; the samples; then `up.json`. Ports left to the system (0) are fixed after the first start, so that a
+//! joined; hosts, which the edge is then told of; the samples and what was deployed earlier ([`apps`]); then `up.json`. Ports left to the system (0) are fixed after the first start, so that a
 //! daemon that dies comes back where it was. [`system`] keeps the daemons running; stopping goes the other way round: the edge
 //! drains first, while the hosts still answer.
 
+mod apps;
 mod bun;
 mod certs;
 mod child;
@@ -26,10 +27,11 @@ use crate::cli::UpArgs;
 use crate::client::Client;
 use crate::commands;
 use crate::error::Error;
+use crate::up::apps::Runtime;
 use crate::up::bun::Bun;
 use crate::up::config::Host;
 use crate::up::place::Place;
-use crate::up::samples::{Needs, SAMPLES, Sample};
+use crate::up::samples::SAMPLES;
 use crate::up::say::Say;
 use crate::up::system::System;
 
@@ -94,15 +96,7 @@ async fn serve(system: &mut System, dir: &Path) -> Result<(), Error> {
     // It has done its work; nobody should find it lying about.
     let _ = std::fs::remove_file(system.join_token_file());
     let bun = have_bun(&state, bun, say).await;
-
-    for (index, sample) in SAMPLES.iter().enumerate() {
-        let host = system.host_name(index);
-        if let Err(error) = run_sample(&client, &state, sample, &host, &bun, system).await {
-            say.failed(sample.name, &error.to_string());
-        }
-    }
-    let apps = commands::list(&client, "apps").await?;
-    let apps: Vec<String> = apps.iter().filter_map(|app| Some(app.get("name")?.as_str()?.to_owned())).collect();
+    let apps = apps::bring_up(&client, &state, &bun, system).await?;
     let ca = certs.ca.clone();
     system.announce(&ca, apps.clone())?;
     if say.json {
@@ -154,12 +148,12 @@ async fn control_side_answers(client: &Client) -> Result<(), Error> {
     }
 }
 
-/// Bun as the samples need it: its version, or why there is none.
-async fn have_bun(state: &Path, bun: Bun, say: Say) -> Result<(), String> {
+/// Bun as applications need it, or why there is none.
+async fn have_bun(state: &Path, bun: Bun, say: Say) -> Result<Runtime, String> {
     match bun {
         Bun::Found { path, version } => {
             say.done("bun", &format!("{version}, {}", say::short(&path)), None);
-            Ok(())
+            Ok(Runtime::WasThere)
         }
         Bun::Missing => {
             Err("needs Bun, and there is neither bun nor npm on PATH.\n    Install Bun (https://bun.sh), or \
@@ -171,42 +165,9 @@ async fn have_bun(state: &Path, bun: Bun, say: Say) -> Result<(), String> {
             say.doing("bun", &format!("not on PATH: npm fetches it into {} (once)", say::short(&state.join("bun"))));
             let version = bun::fetch(state).await.map_err(|error| format!("needs Bun: {error}"))?;
             say.done("bun", &format!("{version}, {}", say::short(&path)), Some(began.elapsed()));
-            Ok(())
+            Ok(Runtime::Fetched)
         }
     }
-}
-
-/// Deploys a sample unless an application of its name is there already: what was deployed earlier is kept.
-async fn run_sample(
-    client: &Client,
-    state: &Path,
-    sample: &Sample,
-    host: &str,
-    bun: &Result<(), String>,
-    system: &System,
-) -> Result<(), Error> {
-    let began = Instant::now();
-    sample.unpack(state)?;
-    let lacks = match (sample.needs, bun) {
-        (Needs::Bun, Err(why)) => Some(why.as_str()),
-        _ => sample.lacks(),
-    };
-    if let Some(lacks) = lacks {
-        return Err(Error::Failed(format!("skipped: {lacks}")));
-    }
-    let there = client.json(&format!("/v1/apps/{}", sample.name)).await;
-    let app = match there {
-        Ok(app) => app,
-        Err(Error::NotFound(_)) => {
-            let packed = sample.pack(state)?;
-            commands::send_deploy(client, packed, Some(host), |_: &Value| Ok(())).await?.app
-        }
-        Err(error) => return Err(error),
-    };
-    let on = app.get("hosts").and_then(Value::as_array).and_then(|hosts| hosts.first()?.as_str()).unwrap_or(host);
-    let url = format!("http://{}.localhost:{}", sample.name, system.edge().http.port());
-    system.say.done(sample.name, &format!("on {on:<4} {url}"), Some(began.elapsed()));
-    Ok(())
 }
 
 /// A curl, a deploy and a move, to copy.

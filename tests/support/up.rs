@@ -49,6 +49,13 @@ impl Up {
 
     /// As [`Up::launch`], in the directory of an earlier one.
     pub fn launch_in(base: PathBuf, arguments: &[&str]) -> Up {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let path = bun().map_or(path.clone(), |folder| format!("{}:{path}", folder.display()));
+        Up::launch_on_path(base, arguments, &path)
+    }
+
+    /// As [`Up::launch_in`], with this PATH.
+    pub fn launch_on_path(base: PathBuf, arguments: &[&str], path: &str) -> Up {
         let _ = fs::remove_file(base.join("pid"));
         let steady = steady();
         let mut keeper = Command::new("sh");
@@ -59,11 +66,7 @@ impl Up {
         if let Ok(io) = std::env::var("STEADY_TEST_IO") {
             keeper.args(["--io", &io]);
         }
-        keeper.args(arguments);
-        if let Some(folder) = bun() {
-            let path = std::env::var("PATH").unwrap_or_default();
-            keeper.env("PATH", format!("{}:{path}", folder.display()));
-        }
+        keeper.args(arguments).env("PATH", path);
         for (name, value) in steady.get_envs() {
             if value.is_none() {
                 keeper.env_remove(name);
@@ -75,7 +78,7 @@ impl Up {
         up
     }
 
-    fn wait_ready(&self) {
+    pub fn wait_ready(&self) {
         eventually("up.json appears", || {
             assert!(alive(self.pid()), "`up` ended before it was ready:\n{}", self.output());
             self.dir().join("up.json").exists().then_some(())
@@ -175,9 +178,14 @@ impl Up {
     }
 
     /// Kills `up` itself with -9; what it started is on its own. The directory stays, for [`Up::launch_in`].
-    pub fn kill(mut self) -> PathBuf {
-        fs::write(self.base.join("keep"), "").unwrap();
+    pub fn kill(self) -> PathBuf {
         signal(self.pid(), "KILL");
+        self.pause()
+    }
+
+    /// Stops `up` as [`Up::stop`] does. The directory stays, for [`Up::launch_in`].
+    pub fn pause(mut self) -> PathBuf {
+        fs::write(self.base.join("keep"), "").unwrap();
         drop(self.keeper.stdin.take());
         self.keeper.wait().unwrap();
         let base = self.base.clone();

@@ -7,26 +7,17 @@
 mod house;
 mod support;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use house::{House, Setup, h2c};
+use steady_heap::Counting;
 use support::http::Conn;
-
-/// Counts the allocations of the worker threads, which it knows by their name.
-struct Counting;
-
-static COUNTING: AtomicBool = AtomicBool::new(false);
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-/// Where the first one came from, for the failure's message.
-static FIRST: Mutex<String> = Mutex::new(String::new());
 
 thread_local! {
     static WORKER: Cell<Option<bool>> = const { Cell::new(None) };
 }
 
+/// Workers are known by their name.
 fn is_worker() -> bool {
     let known = WORKER.try_with(|known| {
         known.get().unwrap_or_else(|| {
@@ -39,34 +30,6 @@ fn is_worker() -> bool {
         })
     });
     known.unwrap_or(false)
-}
-
-fn count() {
-    if COUNTING.load(Ordering::Relaxed) && is_worker() && ALLOCATIONS.fetch_add(1, Ordering::Relaxed) == 0 {
-        WORKER.set(Some(false));
-        *FIRST.lock().unwrap() = std::backtrace::Backtrace::force_capture().to_string();
-        WORKER.set(Some(true));
-    }
-}
-
-// SAFETY: every call goes to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.dealloc(at, layout) }
-    }
-
-    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.realloc(at, layout, size) }
-    }
 }
 
 #[global_allocator]
@@ -124,15 +87,10 @@ async fn h2(conn: &h2c::H2c, requests: usize) {
 fn check<T>(house: &House, what: &str, is_uring: bool, work: impl FnOnce() -> T) -> T {
     let driver = |name| house.count(name) + house.agents[0].count(name);
     let (syscalls, waits) = (driver("syscalls_total"), driver("batches_total"));
-    ALLOCATIONS.store(0, Ordering::Relaxed);
-    COUNTING.store(true, Ordering::Relaxed);
-    let done = work();
-    COUNTING.store(false, Ordering::Relaxed);
-    let allocations = ALLOCATIONS.load(Ordering::Relaxed);
+    let (done, allocations, first) = steady_heap::watch(is_worker, work);
     let (syscalls, waits) = (driver("syscalls_total") - syscalls, driver("batches_total") - waits);
     let total = (CLIENTS * COUNTED) as u64;
     println!("{what}: {allocations} allocations, {syscalls} system calls, {waits} waits, {total} requests");
-    let first = FIRST.lock().unwrap();
     // A handful: buffers that grow to the size of the largest batch so far.
     assert!(
         allocations <= total / 1_000,
@@ -144,14 +102,14 @@ fn check<T>(house: &House, what: &str, is_uring: bool, work: impl FnOnce() -> T)
 }
 
 fn the_allocator_counts() {
-    COUNTING.store(true, Ordering::Relaxed);
-    for (name, counted) in [("worker-9", 1), ("another", 0)] {
-        ALLOCATIONS.store(0, Ordering::Relaxed);
-        let thread = std::thread::Builder::new().name(name.to_owned());
-        thread.spawn(|| drop(std::hint::black_box(Box::new(1)))).unwrap().join().unwrap();
-        assert!(ALLOCATIONS.load(Ordering::Relaxed).min(1) == counted, "{name}");
+    for (name, is_counted) in [("worker-9", true), ("another", false)] {
+        let allocate = || {
+            let thread = std::thread::Builder::new().name(name.to_owned());
+            thread.spawn(|| drop(std::hint::black_box(Box::new(1)))).unwrap().join().unwrap();
+        };
+        let ((), allocations, _) = steady_heap::watch(is_worker, allocate);
+        assert_eq!(allocations > 0, is_counted, "{name}");
     }
-    COUNTING.store(false, Ordering::Relaxed);
 }
 
 /// One test, so that nothing else runs while it counts.

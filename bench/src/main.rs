@@ -1,6 +1,5 @@
 //! Every number that the project states comes from here: one subcommand a measurement, each in a file of its own.
 
-mod allocations;
 mod proxy;
 mod reports;
 mod table;
@@ -10,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[global_allocator]
-static ALLOCATOR: allocations::Counting = allocations::Counting;
+static ALLOCATOR: steady_heap::Counting = steady_heap::Counting;
 
 /// Measures the parts of Steady against what one would use instead, in interleaved rounds of one run.
 #[derive(Debug, Parser)]

@@ -1,32 +1,11 @@
 //! What is known of latencies stays within its bound, as the allocator counts it. In a process of its own.
-#![allow(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use steady_heap::{Counting, of_process};
 use steady_lb::reports::{EdgeMeters, Of, Reports, Span};
 use steady_timing::{Entry, Histogram, Report, State};
-
-struct Counting;
-
-static HELD: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        HELD.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -63,9 +42,9 @@ fn report(number: u64, second: u64, random: &mut fastrand::Rng, first: usize) ->
 #[test]
 fn memory_stays_within_its_bound_however_much_is_active_and_is_given_back() {
     let mut random = fastrand::Rng::with_seed(5);
-    let before = HELD.load(Ordering::Relaxed);
+    let before = of_process();
     let reports = Reports::with_memory(Arc::new(EdgeMeters::new(0)), BOUND);
-    let held = || HELD.load(Ordering::Relaxed) - before;
+    let held = || usize::try_from((of_process() - before).octets).unwrap();
     let mut most = 0;
     for second in 0..SECONDS {
         let now = Duration::from_secs(second);

@@ -119,7 +119,7 @@ fn answer(ports: [u16; 2], samples: impl Fn() -> Vec<Arc<dyn Samples + Send + Sy
                 }
             });
         }
-        println!("{} {} {}", counts[0], counts[1], crate::allocations::count());
+        println!("{} {} {}", counts[0], counts[1], steady_heap::of_process().allocations);
     }
     Ok(())
 }

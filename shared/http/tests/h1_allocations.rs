@@ -1,40 +1,9 @@
 //! Once warm, a request through the HTTP/1.1 codecs allocates nothing: not in the server role, not in the client role.
 
-#![allow(unsafe_code)]
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::rc::Rc;
 
+use steady_heap::{Counting, of_thread};
 use steady_http::{Client as _, Codec, Event, Head, Limits, Scheme, StreamId, h1};
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-/// Counts what the current thread allocates.
-struct Counting;
-
-// SAFETY: every call is handed on to the system's allocator as it came; counting touches no memory of it, and the counter is a
-// constant-initialised thread-local without destructor, so that reaching it allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `dealloc`, and `ptr` came from `System`.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller keeps the contract of `realloc`, and `ptr` came from `System`.
-        unsafe { System.realloc(ptr, layout, size) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -109,20 +78,20 @@ impl Wire {
     }
 }
 
-fn allocations_of_a_thousand(wire: &mut Wire, body: Option<&[u8]>) -> usize {
-    let before = ALLOCATIONS.get();
+fn allocations_of_a_thousand(wire: &mut Wire, body: Option<&[u8]>) -> u64 {
+    let before = of_thread().allocations;
     let expected = 5 + body.map_or(0, <[u8]>::len);
     for _ in 0..1000 {
         assert_eq!(wire.exchange(body), expected);
     }
-    ALLOCATIONS.get() - before
+    of_thread().allocations - before
 }
 
 #[test]
 fn a_get_allocates_nothing_once_warm() {
     let mut wire = Wire::new(b"GET");
     wire.exchange(None);
-    assert!(ALLOCATIONS.get() > 0, "the allocator counts");
+    assert!(of_thread().allocations > 0, "the allocator counts");
     assert_eq!(allocations_of_a_thousand(&mut wire, None), 0);
 }
 

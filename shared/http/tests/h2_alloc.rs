@@ -1,46 +1,10 @@
 //! A request costs no allocation once the connection is warm. Alone in its binary, because it counts all of them.
-#![allow(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::rc::Rc;
 
+use steady_heap::{Counting, of_thread};
 use steady_http::h2::{Client, Server};
 use steady_http::{Client as _, Codec, Event, Head, Limits, Name, Scheme, StreamId};
-
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-    static OCTETS: Cell<isize> = const { Cell::new(0) };
-}
-
-fn count(octets: isize, allocations: usize) {
-    // While a thread ends there is nothing left to count in.
-    let _ = ALLOCATIONS.try_with(|counter| counter.set(counter.get() + allocations));
-    let _ = OCTETS.try_with(|counter| counter.set(counter.get() + octets));
-}
-
-// SAFETY: every call goes to the system's allocator unchanged; counting does not allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize, 1);
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize), 0);
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.dealloc(at, layout) }
-    }
-
-    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count(size as isize - layout.size() as isize, 1);
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.realloc(at, layout, size) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -144,10 +108,10 @@ impl Pair {
 
 #[test]
 fn a_warm_connection_carries_requests_without_allocating_and_holds_a_few_kilobytes() {
-    let before = OCTETS.get();
+    let before = of_thread().octets;
     let limits = Rc::new(Limits::default());
     let idle = (Box::new(Client::new(Rc::clone(&limits), Scheme::Http)), Box::new(Server::new(limits, Scheme::Http)));
-    let fresh = OCTETS.get() - before;
+    let fresh = of_thread().octets - before;
     assert!(fresh < 3000, "two fresh connections hold {fresh} octets");
     drop(idle);
 
@@ -155,17 +119,17 @@ fn a_warm_connection_carries_requests_without_allocating_and_holds_a_few_kilobyt
     for number in 0..200 {
         pair.exchange(number);
     }
-    let before = ALLOCATIONS.get();
+    let before = of_thread().allocations;
     for number in 200..5200 {
         pair.exchange(number);
     }
-    assert_eq!(ALLOCATIONS.get() - before, 0);
+    assert_eq!(of_thread().allocations - before, 0);
 
     // What the pair holds beyond the heads and buffers of the caller.
-    let held = OCTETS.get();
+    let held = of_thread().octets;
     pair.client = Client::new(Rc::new(Limits::default()), Scheme::Http);
     pair.server = Server::new(Rc::new(Limits::default()), Scheme::Http);
-    let held = held - OCTETS.get();
+    let held = held - of_thread().octets;
     println!("two warm connections hold {held} octets on the heap, {} inline", size_of::<(Client, Server)>());
     assert!(held < 16 * 1024, "two warm connections hold {held} octets");
 }

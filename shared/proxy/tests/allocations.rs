@@ -1,15 +1,12 @@
 //! In steady state a worker allocates nothing for a request, whatever its part.
 
-#![allow(unsafe_code, reason = "a counting allocator")]
-
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use steady_heap::Counting;
 use steady_http::Head;
 use steady_proxy::{
     AttemptEnd, Blueprint, Config, Credentials, Decision, Fleet, Judgement, Limits, Listener, ParkKey, Plane, Policy,
@@ -17,39 +14,9 @@ use steady_proxy::{
 };
 use steady_ring::Time;
 
-static COUNT: AtomicU64 = AtomicU64::new(0);
-
 thread_local! {
     /// Whether this thread is a worker's.
     static WORKER: Cell<bool> = const { Cell::new(false) };
-}
-
-struct Counting;
-
-fn count() {
-    if WORKER.try_with(Cell::get).unwrap_or(false) {
-        COUNT.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-// SAFETY: every call is handed to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are the system allocator's conditions.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(memory, layout) }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: as above.
-        unsafe { System.realloc(memory, layout, size) }
-    }
 }
 
 #[global_allocator]
@@ -186,18 +153,20 @@ fn count_over(uring: bool) {
         b"GET /some/path?query HTTP/1.1\r\nhost: app.steady.page\r\nuser-agent: test\r\naccept: */*\r\n\r\n";
     let post =
         [&b"POST /p HTTP/1.1\r\nhost: app.steady.page\r\ncontent-length: 100\r\n\r\n"[..], &[b'x'; 100]].concat();
+    let mut count = |request: &[u8], rounds: usize| {
+        let work = || (0..rounds).for_each(|_| round(&mut clients, request));
+        let ((), allocations, first) = steady_heap::watch(|| WORKER.try_with(Cell::get).unwrap_or(false), work);
+        (allocations, first)
+    };
+    assert!(count(get, 1).0 > 0, "the workers are watched");
     for request in [get, &post[..]] {
-        for _ in 0..100 {
-            round(&mut clients, request);
-        }
-        let before = COUNT.load(Ordering::Relaxed);
-        assert!(before > 0, "the counter counts");
-        for _ in 0..200 {
-            round(&mut clients, request);
-        }
-        let allocations = COUNT.load(Ordering::Relaxed) - before;
+        count(request, 100);
+        let (allocations, first) = count(request, 200);
         // Buffers grow to what the largest batch so far needed; batches are as the scheduler makes them.
-        assert!(allocations <= 16, "{allocations} allocations for 3,200 requests (io_uring: {uring})");
+        assert!(
+            allocations <= 16,
+            "{allocations} allocations for 3,200 requests (io_uring: {uring}); the first: {first}"
+        );
     }
     drop(clients);
     for plane in [edge, agent] {

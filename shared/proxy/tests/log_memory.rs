@@ -1,28 +1,7 @@
 //! What a log line costs in heap: nothing. One test, for the counter is global.
-#![allow(unsafe_code, reason = "a counting allocator")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
+use steady_heap::{Counting, of_process};
 use steady_proxy::log::{BLOCKS_PER_WRITER, LogSink, LogWriter, json};
-
-struct Counting;
-
-static CALLS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        CALLS.fetch_add(1, Relaxed);
-        // SAFETY: the caller's contract is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller's contract is the same.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -53,10 +32,10 @@ fn lines_and_blocks_allocate_nothing_in_steady_state() {
         }
     };
     (0..20).for_each(|at| round(&mut writer, at));
-    let before = CALLS.load(Relaxed);
+    let before = of_process().allocations;
     (20..120).for_each(|at| round(&mut writer, at));
-    let calls = CALLS.load(Relaxed) - before;
+    let calls = of_process().allocations - before;
     // A block may be made where the thread has written one but not handed it back yet, until there are enough of them.
-    assert!(calls < BLOCKS_PER_WRITER, "{calls} allocations for 30,000 lines in 100 blocks");
+    assert!(calls < BLOCKS_PER_WRITER as u64, "{calls} allocations for 30,000 lines in 100 blocks");
     assert_eq!(counters.lines_dropped(), 0);
 }

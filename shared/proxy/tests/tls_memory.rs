@@ -1,59 +1,30 @@
 //! What TLS costs in heap: an idle connection, and a small record in each direction. One test, for the counter is global.
-#![allow(unsafe_code, reason = "a counting allocator")]
 
 mod support;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering::Relaxed};
-
 use rustls::version::{TLS12, TLS13};
+use steady_heap::{Counting, of_thread};
 use steady_proxy::tls::Tls;
 use support::{ALPN, Ours, Peer, Trust, settle, uncut};
-
-struct Counting;
-
-static COUNTING: AtomicBool = AtomicBool::new(false);
-static CALLS: AtomicUsize = AtomicUsize::new(0);
-static LIVE: AtomicIsize = AtomicIsize::new(0);
-
-// SAFETY: every call goes to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if COUNTING.load(Relaxed) {
-            CALLS.fetch_add(1, Relaxed);
-        }
-        LIVE.fetch_add(layout.size() as isize, Relaxed);
-        // SAFETY: the caller's contract is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size() as isize, Relaxed);
-        // SAFETY: the caller's contract is the same.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-fn calls(work: impl FnOnce()) -> usize {
-    CALLS.store(0, Relaxed);
-    COUNTING.store(true, Relaxed);
+fn calls(work: impl FnOnce()) -> u64 {
+    let before = of_thread();
     work();
-    COUNTING.store(false, Relaxed);
-    CALLS.load(Relaxed)
+    (of_thread() - before).allocations
 }
 
-const RECORDS: usize = 100;
+const RECORDS: u64 = 100;
 
 /// rustls' own: the Vec that a decrypted record is handed out in, the Vec that an encrypted one is built in, and a chunk
 /// queue that it lets go and makes again. Measured; a rise is ours, a fall is to be celebrated.
-const RECEIVE_CALLS_MAX: usize = 1;
-const SEND_CALLS_MAX: usize = 1;
+const RECEIVE_CALLS_MAX: u64 = 1;
+const SEND_CALLS_MAX: u64 = 1;
 
 /// Heap of an idle connection, as counted by the Rust allocator (the keys inside aws-lc are not).
-const IDLE_OCTETS_MAX: isize = 2_400;
+const IDLE_OCTETS_MAX: i64 = 2_400;
 
 #[test]
 fn an_idle_connection_is_small_and_a_record_allocates_only_inside_rustls() {
@@ -90,10 +61,10 @@ fn an_idle_connection_is_small_and_a_record_allocates_only_inside_rustls() {
             let (mut ours, mut peer) = (Ours::server(server.clone()), Peer::client(client.clone()));
             settle(&mut ours, &mut peer, &mut uncut()).unwrap();
             ours.plain = Vec::new();
-            let before = LIVE.load(Relaxed);
+            let before = of_thread().octets;
             let tls = std::mem::replace(&mut ours.tls, Tls::server(server.clone()));
             drop(tls);
-            idle += before - LIVE.load(Relaxed);
+            idle += before - of_thread().octets;
             connections.push(ours.tls);
         }
         let idle = idle / 20;
@@ -106,6 +77,6 @@ fn an_idle_connection_is_small_and_a_record_allocates_only_inside_rustls() {
         );
         assert!(received <= RECEIVE_CALLS_MAX * RECORDS, "{received}");
         assert!(sent <= SEND_CALLS_MAX * RECORDS, "{sent}");
-        assert!(idle + size_of::<Tls>() as isize <= IDLE_OCTETS_MAX, "{idle}");
+        assert!(idle + size_of::<Tls>() as i64 <= IDLE_OCTETS_MAX, "{idle}");
     }
 }

@@ -2,39 +2,9 @@
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
 use common::{Bench, Family, MakeReal, Real, pattern};
+use steady_heap::{Counting, of_thread};
 use steady_ring::{ConnId, Driver, Epoll, Event, Segment, SendBuf, Uring};
-
-/// Counts the allocations of each thread.
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-#[allow(unsafe_code)]
-// SAFETY: hands everything on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.realloc(ptr, layout, new_size) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -103,9 +73,9 @@ fn measure<D: MakeReal>(family: Family, vectored: bool) -> (u64, u64, u64) {
     let mut events = Vec::with_capacity(1_024);
     let driver = bench.driver();
     echo(driver, &pairs, &mut spare, &mut events, 50, vectored);
-    let (stats, allocations) = (driver.stats(), ALLOCATIONS.get());
+    let (stats, allocations) = (driver.stats(), of_thread().allocations);
     echo(driver, &pairs, &mut spare, &mut events, 200, vectored);
-    let (after, allocations) = (driver.stats(), ALLOCATIONS.get() - allocations);
+    let (after, allocations) = (driver.stats(), of_thread().allocations - allocations);
     assert_eq!(after.sends - stats.sends, 200 * 2 * CONNS as u64);
     assert_eq!(after.received_bytes - stats.received_bytes, 200 * 2 * CONNS as u64 * 700);
     (allocations, after.syscalls - stats.syscalls, after.waits - stats.waits)
@@ -136,7 +106,7 @@ fn on_epoll_a_message_allocates_nothing() {
 
 #[test]
 fn the_allocator_counts() {
-    let before = ALLOCATIONS.get();
+    let before = of_thread().allocations;
     drop(std::hint::black_box(Box::new(1)));
-    assert_eq!(ALLOCATIONS.get(), before + 1);
+    assert_eq!(of_thread().allocations, before + 1);
 }

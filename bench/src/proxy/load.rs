@@ -384,9 +384,9 @@ impl<'a> Load<'a> {
                 }
             }
             Net::Received { conn, buf } => self.received(conn, &buf),
-            Net::Sent { conn, buf: SendBuf { head, .. } } => {
+            Net::Sent { conn, buf: SendBuf { bytes, .. } } => {
                 if let Some(client) = client(&mut self.clients, conn) {
-                    client.link.sent(head, &mut self.common);
+                    client.link.sent(bytes, &mut self.common);
                     client.mark(&mut self.dirty);
                 }
             }

@@ -79,9 +79,9 @@ pub fn serve(socket: OwnedFd) -> io::Result<()> {
                     }
                     guest.mark(&mut dirty);
                 }
-                Net::Sent { conn, buf: SendBuf { head, .. } } => {
+                Net::Sent { conn, buf: SendBuf { bytes, .. } } => {
                     let Some(guest) = guest(&mut guests, conn) else { continue };
-                    guest.link.sent(head, &mut common);
+                    guest.link.sent(bytes, &mut common);
                     guest.mark(&mut dirty);
                 }
                 Net::EndOfStream { conn } | Net::Failed { conn, .. } => driver.close(conn),

@@ -50,6 +50,58 @@ pub enum Event<'i> {
     Pong { payload: [u8; 8] },
 }
 
+/// Octets of a body on their way out.
+#[derive(Clone, Copy, Debug)]
+pub enum Payload<'a> {
+    /// To be copied into the output.
+    Here(&'a [u8]),
+    /// So many octets that the caller has and sends itself, from where they are, at the place that [`Framed`] says.
+    Elsewhere(usize),
+}
+
+impl Payload<'_> {
+    pub(crate) fn len(self) -> usize {
+        match self {
+            Payload::Here(data) => data.len(),
+            Payload::Elsewhere(len) => len,
+        }
+    }
+
+    /// Puts the first `len` octets into `out`, or says that they belong there.
+    pub(crate) fn put(self, len: usize, out: &mut Vec<u8>) -> Place {
+        match self {
+            Payload::Here(data) => {
+                out.extend_from_slice(&data[..len]);
+                Place::default()
+            }
+            Payload::Elsewhere(_) => Place { at: out.len(), len },
+        }
+    }
+}
+
+/// Where octets belong that are not in the output themselves: the next `len` of them go in front of `out[at]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    pub at: usize,
+    pub len: usize,
+}
+
+/// What became of a [`Payload`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Framed {
+    /// Octets that are done with.
+    pub taken: usize,
+    /// Of these, where those of [`Payload::Elsewhere`] go. Fewer than were taken where the rest is dropped.
+    pub place: Place,
+}
+
+impl Framed {
+    /// Done with, and sent nowhere.
+    pub(crate) fn dropped(taken: usize) -> Framed {
+        Framed { taken, place: Place::default() }
+    }
+}
+
 /// One connection's HTTP, in either role.
 ///
 /// All output is appended to `out`; what the codec must say by itself (settings, acknowledgements, window updates,
@@ -79,9 +131,16 @@ pub trait Codec {
     /// How many octets [`send_data`](Codec::send_data) would take now (`usize::MAX` in HTTP/1.1).
     fn capacity(&self, stream: StreamId) -> usize;
 
+    /// Sends a prefix of `payload`, as much as the windows allow, and of octets that are elsewhere no more than fit into one
+    /// frame; the caller offers the rest again, after [`Event::Writable`] where nothing was taken. `end` takes effect only when
+    /// all of it was taken. An empty one with `end` always is.
+    fn send_payload(&mut self, stream: StreamId, payload: Payload<'_>, end: bool, out: &mut Vec<u8>) -> Framed;
+
     /// Sends a prefix of `data`, as much as the windows allow, and returns its length; the caller offers the rest again after
     /// [`Event::Writable`]. `end` takes effect only when all of `data` was taken. An empty `data` with `end` always is.
-    fn send_data(&mut self, stream: StreamId, data: &[u8], end: bool, out: &mut Vec<u8>) -> usize;
+    fn send_data(&mut self, stream: StreamId, data: &[u8], end: bool, out: &mut Vec<u8>) -> usize {
+        self.send_payload(stream, Payload::Here(data), end, out).taken
+    }
 
     /// Sends trailers and ends our side. (HTTP/1.1: the end of a chunked body; dropped where the framing has no place.)
     fn send_trailers(&mut self, stream: StreamId, trailers: &Head, out: &mut Vec<u8>);

@@ -30,7 +30,7 @@ pub mod fuzzing {
     pub use crate::h2::plain::{HpackDecoder, HpackEncoder, Pairs};
 }
 
-pub use codec::{Client, Codec, Event, Step, StreamId};
+pub use codec::{Client, Codec, Event, Framed, Payload, Place, Step, StreamId};
 pub use error::{Error, Reset};
 pub use head::{Field, Head, Method, Name, Scheme};
 pub use limits::{Limit, Limits};

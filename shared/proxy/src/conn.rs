@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use steady_http::{Codec, StreamId, h1, h2};
-use steady_ring::{ConnId, Time};
+use steady_ring::{ConnId, SendBuf, Time};
 
 use crate::exchange::Key;
 use crate::liveness::Watch;
@@ -64,8 +64,8 @@ pub(crate) struct Conn {
     bindings: Bindings,
     /// Input that the codec could not use yet.
     pub pending: Vec<u8>,
-    /// The codec's output; with TLS, not yet encrypted.
-    pub out: Vec<u8>,
+    /// The codec's output; with TLS, not yet encrypted, and without pieces.
+    pub out: SendBuf,
     /// TLS: encrypted output.
     pub wire: Vec<u8>,
     /// Since when it is in its present state: accepted, idle, first octet of a head, send begun.
@@ -73,6 +73,8 @@ pub(crate) struct Conn {
     /// When the send in flight began.
     pub sending_since: Time,
     pub sending: bool,
+    /// The send in flight is a quiet one: taken as done, as long as no deadline says otherwise.
+    pub quiet: bool,
     pub dirty: bool,
     /// Why it is not being read; read again once there is no reason left.
     pub paused: Paused,
@@ -130,11 +132,12 @@ impl Conn {
             secure: Secure::Plain,
             bindings: Bindings::default(),
             pending: Vec::new(),
-            out: Vec::new(),
+            out: SendBuf::default(),
             wire: Vec::new(),
             since: now,
             sending_since: now,
             sending: false,
+            quiet: false,
             dirty: false,
             paused: Paused::default(),
             starved: false,
@@ -169,7 +172,7 @@ impl Conn {
             Http::H1Client(codec) => codec,
             Http::H2Client(codec) => codec.as_mut(),
         };
-        Some((codec, &mut self.out))
+        Some((codec, &mut self.out.bytes))
     }
 
     /// The name that the peer's TLS asked for.
@@ -229,7 +232,12 @@ impl Conn {
         }
     }
 
-    /// Octets more that may be put into `out` now.
+    /// Whether nothing is to happen when the send that begins now is done: the worker need not be woken for it.
+    pub(crate) fn sends_quietly(&self) -> bool {
+        self.stage == Stage::Open && !self.starved && !self.paused.output
+    }
+
+    /// Octets more that may be put into `out` now, pieces included.
     pub(crate) fn room(&self, out_bytes_max: usize) -> usize {
         out_bytes_max.saturating_sub(self.out.len())
     }

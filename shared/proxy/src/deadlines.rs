@@ -93,6 +93,10 @@ impl<D: Driver, P: Policy> Worker<D, P> {
 
     fn conn_expired(&mut self, id: ConnId) {
         let Some(conn) = self.conn(id) else { return };
+        if std::mem::take(&mut conn.quiet) && conn.stage == Stage::Open {
+            // It would have been heard of by now if it were done: the peer does not read.
+            return self.arm_conn(id.index() as u32);
+        }
         if !conn.is_down() {
             if self.check_alive(id) {
                 return;
@@ -109,7 +113,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 self.stats.refusals[Refusal::RequestTimeout.index()].add(1);
                 self.touch(id);
                 if let Some(conn) = self.conn(id) {
-                    crate::respond::write_raw(Refusal::RequestTimeout, &mut conn.out);
+                    crate::respond::write_raw(Refusal::RequestTimeout, &mut conn.out.bytes);
                 }
                 self.finish_conn(id);
             }
@@ -185,17 +189,28 @@ pub(crate) fn conn_due(conn: &Conn, timeouts: &Timeouts, limits: &Limits) -> Tim
         Stage::Lingering => conn.since + limits.linger,
         Stage::Finishing if conn.sending => conn.sending_since + limits.write_stall,
         Stage::Finishing => conn.since + limits.linger,
-        Stage::Open if conn.is_shaking() && !conn.is_down() => conn.since + limits.handshake_max,
-        Stage::Open if conn.sending => conn.sending_since + limits.write_stall,
-        Stage::Open if conn.active() > 0 => Time::MAX,
-        Stage::Open => match conn.side {
-            Side::Up { .. } => conn.since + limits.upstream_idle,
-            Side::Down { .. } => {
-                let begun =
-                    conn.is_shaking() || !conn.pending.is_empty() || matches!(conn.http, Http::Proxied | Http::Unknown);
-                conn.since + if begun { timeouts.header } else { timeouts.idle }
-            }
-        },
+        Stage::Open => open_due(conn, timeouts, limits),
+    }
+}
+
+fn open_due(conn: &Conn, timeouts: &Timeouts, limits: &Limits) -> Time {
+    let is_shaking = conn.is_shaking();
+    if is_shaking && !conn.is_down() {
+        return conn.since + limits.handshake_max;
+    }
+    let is_active = conn.active() > 0;
+    if conn.sending && (is_active || !conn.quiet) {
+        return conn.sending_since + limits.write_stall;
+    }
+    if is_active {
+        return Time::MAX;
+    }
+    match conn.side {
+        Side::Up { .. } => conn.since + limits.upstream_idle,
+        Side::Down { .. } => {
+            let begun = is_shaking || !conn.pending.is_empty() || matches!(conn.http, Http::Proxied | Http::Unknown);
+            conn.since + if begun { timeouts.header } else { timeouts.idle }
+        }
     }
 }
 

@@ -173,7 +173,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let Some(slot) = self.conns.get_mut(id.index()) else { return };
         let Some(conn) = slot.conn.as_deref_mut() else { return };
         let Http::H1Server(server) = &mut conn.http else { return };
-        if !server.refuse(&self.scratch, &body, &mut conn.out) {
+        if !server.refuse(&self.scratch, &body, &mut conn.out.bytes) {
             return;
         }
         let (is_tls, peer) = (conn.is_tls(), conn.peer());

@@ -23,20 +23,16 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         exchange.timing.answered = now;
         let dropped = exchange.upload.burden();
         exchange.upload.held.clear();
-        exchange.upload.sent = 0;
         exchange.upload.keep = false;
         exchange.download.renew();
         exchange.download.source_ended = true;
-        let body = &mut exchange.download.held;
-        if body.capacity() == 0 {
-            *body = self.buffers.take();
-        }
+        let mut body = self.buffers.take();
         match reply {
             Reply::Refuse(refusal) => {
                 exchange.refusal = Some(refusal);
                 exchange.outcome = Outcome::Refused;
                 self.stats.refusals[refusal.index()].add(1);
-                crate::respond::refuse(refusal, &exchange.request, &mut self.scratch, body);
+                crate::respond::refuse(refusal, &exchange.request, &mut self.scratch, &mut body);
             }
             Reply::Bare { status, field } => {
                 self.scratch.reset_to_status(status);
@@ -48,6 +44,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         }
         exchange.download.bytes = body.len() as u64;
         let end = body.is_empty();
+        exchange.download.held.begin(body);
         if let Some(source) = exchange.down {
             self.release(source, dropped as u32);
         }
@@ -136,8 +133,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         }
         exchange.ticket = P::Ticket::default();
         // A spare exchange holds no body's memory: that is shared among all that need some.
-        for held in [std::mem::take(&mut exchange.upload.held), std::mem::take(&mut exchange.download.held)] {
-            self.spare(held);
+        for held in [&mut exchange.upload.held, &mut exchange.download.held] {
+            self.buffers.keep(held.take_memory(), &self.limits);
         }
         if self.spares.len() < self.limits.spare_buffers_max {
             self.spares.push(exchange);
@@ -259,7 +256,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let gauge = if conn.is_down() { &self.stats.connections_open } else { &self.stats.upstream_open };
         gauge.sub(1);
         let Conn { out, wire, pending, .. } = *conn;
-        for buffer in [out, wire, pending] {
+        self.spare_out(out);
+        for buffer in [wire, pending] {
             self.spare(buffer);
         }
     }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use steady_http::{Head, Method, StreamId};
 use steady_ring::{ConnId, Time};
 
+use crate::held::Held;
 use crate::plane::Listed;
 use crate::policy::{BodyFilter, Outcome, ParkKey, Target, Timing};
 use crate::refusal::Refusal;
@@ -102,9 +103,8 @@ pub(crate) struct Exchange<T> {
 /// held here, at most about a window of it: HTTP/2 sources get their credit back as octets leave, HTTP/1.1 sources are paused.
 #[derive(Debug, Default)]
 pub(crate) struct Pipe {
-    /// Octets the sink has not taken, from `sent` on. Before `sent`: kept to be sent again.
-    pub held: Vec<u8>,
-    pub sent: usize,
+    /// Octets the sink has not taken, and before them those that are kept to be sent again.
+    pub held: Held,
     /// Keep what was sent, until the upstream has accepted the request.
     pub keep: bool,
     /// While it is kept: octets that may be sent, and that the source can be made to give.
@@ -123,37 +123,18 @@ pub(crate) struct Pipe {
 impl Pipe {
     /// Octets the sink has not taken.
     pub(crate) fn waiting(&self) -> usize {
-        self.held.len() - self.sent
+        self.held.waiting()
     }
 
     /// Everything is to be sent anew to another sink.
     pub(crate) fn rewind(&mut self) {
-        self.sent = 0;
+        self.held.rewind();
         self.sink_ended = false;
     }
 
     /// Octets that the source is to be held back for.
     pub(crate) fn burden(&self) -> usize {
         if self.keep { self.held.len() } else { self.waiting() }
-    }
-
-    /// Forgets what was sent. What is left is not moved for that, see [`hold`](Pipe::hold).
-    pub(crate) fn drop_sent(&mut self) {
-        if self.sent == self.held.len() {
-            self.held.clear();
-            self.sent = 0;
-        }
-    }
-
-    /// Keeps octets that the sink has not taken. Where there is no room behind the others, these move to the front, if
-    /// that at least halves them: a sink that takes an octet at a time must not have the rest moved each time.
-    pub(crate) fn hold(&mut self, data: &[u8]) {
-        let full = self.held.len() + data.len() > self.held.capacity();
-        if full && !self.keep && self.sent >= self.held.len() / 2 {
-            self.held.drain(..self.sent);
-            self.sent = 0;
-        }
-        self.held.extend_from_slice(data);
     }
 }
 
@@ -300,25 +281,5 @@ mod tests {
         assert!(exchanges.at(first).is_none() && exchanges.take(first).is_none());
         assert_eq!(exchanges.at(second).map(|exchange| exchange.key), Some(second));
         assert_eq!((exchanges.occupant(first.index), exchanges.len()), (Some(second), 1));
-    }
-
-    #[test]
-    fn what_was_sent_leaves_memory_by_halves_and_what_is_kept_can_be_sent_again() {
-        let mut pipe = Pipe { held: Vec::with_capacity(100), ..Pipe::default() };
-        pipe.hold(&(0..pipe.held.capacity() as u8).collect::<Vec<u8>>());
-        let full = pipe.held.len();
-        pipe.sent = full - 10;
-        pipe.drop_sent();
-        assert_eq!((pipe.held.len(), pipe.waiting()), (full, 10), "nothing is moved before there is need");
-        pipe.hold(&[7]);
-        assert_eq!((pipe.held.len(), pipe.sent, pipe.waiting()), (11, 0, 11));
-        assert_eq!((pipe.held[0], pipe.held[10]), (full as u8 - 10, 7));
-        pipe.sent = 11;
-        pipe.drop_sent();
-        assert_eq!((pipe.held.len(), pipe.sent), (0, 0));
-        let mut kept = Pipe { held: vec![1; 10], sent: 10, keep: true, ..Pipe::default() };
-        assert_eq!((kept.waiting(), kept.burden()), (0, 10));
-        kept.rewind();
-        assert_eq!(kept.waiting(), 10);
     }
 }

@@ -16,6 +16,7 @@ mod exchange;
 mod fleet;
 mod handshake;
 mod hash;
+mod held;
 mod limits;
 mod liveness;
 pub mod log;

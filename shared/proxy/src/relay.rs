@@ -1,9 +1,12 @@
 //! Bodies, trailers and tunnels on their way between two legs, under back-pressure both ways.
 
-use steady_http::Name;
-use steady_ring::{ConnId, Driver};
+use std::ops::Range;
+
+use steady_http::{Framed, Name, Payload};
+use steady_ring::{ConnId, Driver, Piece};
 
 use crate::exchange::{Exchange, Key, Leg, Phase, Pipe};
+use crate::held::Octets;
 use crate::policy::{AttemptEnd, Policy};
 use crate::worker::Worker;
 
@@ -42,9 +45,11 @@ impl<T> Exchange<T> {
 impl Pipe {
     /// Empties it, keeping its memory.
     pub(crate) fn renew(&mut self) {
-        let mut held = std::mem::take(&mut self.held);
-        held.clear();
-        *self = Pipe { held, ..Pipe::default() };
+        self.held.clear();
+        (self.keep, self.keep_max) = (false, 0);
+        (self.source_ended, self.sink_ended) = (false, false);
+        self.trailers = None;
+        (self.bytes, self.owed) = (0, 0);
     }
 }
 
@@ -81,11 +86,16 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             return self.release(source, flow);
         }
         let straight = pipe.waiting() == 0 && !pipe.keep;
+        let piece = self.incoming.as_ref().and_then(|buf| buf.keep(data));
         let mut taken = 0;
         if let Some(sink) = sink
             && straight
         {
-            taken = self.offer(sink, data, end);
+            let octets = match &piece {
+                Some(piece) => Octets::Piece { piece, start: 0, len: data.len() },
+                None => Octets::Copied(data),
+            };
+            taken = self.offer(sink, octets, end);
             if end && taken == data.len() {
                 self.ended_at_sink(key, way);
             }
@@ -94,10 +104,11 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             && let Some(exchange) = self.exchanges.at(key)
         {
             let pipe = exchange.pipe(way);
-            if pipe.held.capacity() == 0 {
-                pipe.held = self.buffers.take();
+            match piece {
+                Some(piece) if taken == 0 => pipe.held.push(piece),
+                Some(piece) => pipe.held.push(piece.part(taken..data.len())),
+                None => pipe.held.push_copy(&data[taken..], !pipe.keep, &mut self.buffers),
             }
-            pipe.hold(&data[taken..]);
         }
         self.release(source, flow.saturating_sub((data.len() - taken) as u32));
         if straight {
@@ -120,7 +131,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             filter.pass(data, end, &mut made);
         }
         let pipe = &mut exchange.download;
-        pipe.hold(&made);
+        pipe.held.push_copy(&made, true, &mut self.buffers);
         pipe.bytes += made.len() as u64;
         self.buffers.keep(made, &self.limits);
         pipe.owed += flow;
@@ -149,7 +160,6 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let Some(exchange) = self.exchanges.at(key) else { return };
         let dropped = exchange.upload.burden();
         exchange.upload.held.clear();
-        exchange.upload.sent = 0;
         exchange.upload.keep = false;
         if let Some(source) = exchange.down {
             self.release(source, dropped as u32);
@@ -171,7 +181,10 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         if way == Way::Down
             && let Some(filter) = &mut exchange.filter
         {
-            filter.pass(&[], true, &mut pipe.held);
+            let mut made = self.buffers.take();
+            filter.pass(&[], true, &mut made);
+            pipe.held.push_copy(&made, true, &mut self.buffers);
+            self.buffers.keep(made, &self.limits);
         }
         if self.scratch.field_count() > 0 {
             pipe.trailers = Some(Box::new(std::mem::take(&mut self.scratch)));
@@ -182,23 +195,57 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         }
     }
 
-    /// Hands a prefix of `data` to the sink's codec; returns how much it took.
-    fn offer(&mut self, sink: Leg, data: &[u8], end: bool) -> usize {
+    /// Hands a prefix of `octets` to the sink's codec; returns how much it took.
+    fn offer(&mut self, sink: Leg, octets: Octets<'_>, end: bool) -> usize {
         self.touch(sink.conn);
         let (down_max, up_max) = (self.limits.out_bytes_max, self.limits.up_out_bytes_max);
         let Some(conn) = self.conn(sink.conn) else { return 0 };
         let out_max = if conn.is_down() { down_max } else { up_max };
-        let room = conn.room(out_max).min(data.len());
-        let Some((codec, out)) = conn.codec_and_out() else { return 0 };
-        if room == 0 && !data.is_empty() {
+        let len = octets.len();
+        let room = conn.room(out_max).min(len);
+        if room == 0 && len != 0 {
             conn.starved = true;
             return 0;
         }
-        let taken = codec.send_data(sink.stream, &data[..room], end && room == data.len(), out);
-        if taken == room && room < data.len() {
+        let end = end && room == len;
+        let taken = match octets {
+            Octets::Piece { piece, start, .. } if !conn.is_tls() => {
+                if !conn.out.has_list()
+                    && let Some(list) = self.lists.pop()
+                    && let Some(conn) = self.conn(sink.conn)
+                {
+                    conn.out.give_list(list);
+                }
+                self.splice(sink, piece, start..start + room, end)
+            }
+            _ => {
+                let Some((codec, out)) = conn.codec_and_out() else { return 0 };
+                codec.send_data(sink.stream, &octets[..room], end, out)
+            }
+        };
+        if taken == room && room < len {
+            let Some(conn) = self.conn(sink.conn) else { return taken };
             conn.starved = true;
         }
         taken
+    }
+
+    /// As [`offer`](Worker::offer), of the octets `range` of a piece, which are sent from where they are.
+    fn splice(&mut self, sink: Leg, piece: &Piece, range: Range<usize>, end: bool) -> usize {
+        let Some(conn) = self.conn(sink.conn) else { return 0 };
+        let mut at = range.start;
+        while at < range.end {
+            let Some((codec, out)) = conn.codec_and_out() else { break };
+            let Framed { taken, place } = codec.send_payload(sink.stream, Payload::Elsewhere(range.end - at), end, out);
+            if place.len > 0 {
+                conn.out.splice(place.at, piece.part(at..at + place.len));
+            }
+            at += taken;
+            if taken == 0 {
+                break;
+            }
+        }
+        at - range.start
     }
 
     /// Whether nothing of the request has been given to the driver yet: then its body stays where it can be sent elsewhere from,
@@ -236,37 +283,27 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         if pipe.sink_ended {
             return;
         }
-        let held = std::mem::take(&mut pipe.held);
-        let (sent, keep, source_ended) = (pipe.sent, pipe.keep, pipe.source_ended);
-        let most = if keep { pipe.keep_max.saturating_sub(sent) } else { usize::MAX };
-        let trailers = pipe.trailers.take();
-        let waiting = &held[sent..];
-        let offered = &waiting[..waiting.len().min(most)];
-        let mut taken = 0;
-        if !offered.is_empty() {
-            let last = offered.len() == waiting.len();
-            taken = self.offer(sink, offered, last && source_ended && trailers.is_none());
-        }
-        let ended = source_ended && taken == waiting.len();
+        let (keep, waited) = (pipe.keep, pipe.waiting() > 0);
+        let taken = if waited { self.send_held(key, way, sink) } else { 0 };
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        let pipe = exchange.pipe(way);
+        let ended = pipe.source_ended && pipe.waiting() == 0;
         if ended {
+            let trailers = pipe.trailers.take();
             match &trailers {
                 Some(trailers) => self.send_trailers(sink, trailers),
-                None if waiting.is_empty() => _ = self.offer(sink, &[], true),
+                None if !waited => _ = self.offer(sink, Octets::Copied(&[]), true),
                 None => {}
             }
+            // They may have to be sent again.
+            let Some(exchange) = self.exchanges.at(key) else { return };
+            exchange.pipe(way).trailers = trailers;
         }
-        let now = self.now;
         let Some(exchange) = self.exchanges.at(key) else { return };
-        if taken > 0 {
-            exchange.activity = now;
-        }
         let pipe = exchange.pipe(way);
-        pipe.held = held;
-        pipe.sent += taken;
-        pipe.trailers = trailers;
-        let full = keep && !ended && pipe.sent >= pipe.keep_max;
+        let full = keep && !ended && pipe.held.sent() >= pipe.keep_max;
         if !keep {
-            pipe.drop_sent();
+            pipe.held.settle();
         }
         let credit = match (rewritten, keep) {
             (true, _) if pipe.waiting() == 0 => std::mem::take(&mut pipe.owed),
@@ -287,6 +324,35 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             return self.pump(key, way);
         }
         self.progress(key);
+    }
+
+    /// Sends what is held, and with its last octets the end, if no trailers follow; returns how much the sink took.
+    fn send_held(&mut self, key: Key, way: Way, sink: Leg) -> usize {
+        let now = self.now;
+        let Some(exchange) = self.exchanges.at(key) else { return 0 };
+        let pipe = exchange.pipe(way);
+        let ends = pipe.source_ended && pipe.trailers.is_none();
+        let mut most = if pipe.keep { pipe.keep_max.saturating_sub(pipe.held.sent()) } else { usize::MAX };
+        let mut held = std::mem::take(&mut pipe.held);
+        let mut taken = 0;
+        while most > 0
+            && let Some(octets) = held.next(most)
+        {
+            let len = octets.len();
+            let took = self.offer(sink, octets, ends && len == held.waiting());
+            held.advance(took);
+            taken += took;
+            most -= took;
+            if took < len {
+                break;
+            }
+        }
+        let Some(exchange) = self.exchanges.at(key) else { return taken };
+        if taken > 0 {
+            exchange.activity = now;
+        }
+        exchange.pipe(way).held = held;
+        taken
     }
 
     fn has_window(&mut self, sink: Leg) -> bool {
@@ -318,8 +384,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             if !pipe.sink_ended {
                 pipe.sink_ended = true;
                 pipe.held.clear();
-                pipe.sent = 0;
-                self.offer(sink, &[], true);
+                self.offer(sink, Octets::Copied(&[]), true);
             }
         }
     }
@@ -335,8 +400,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             return;
         }
         exchange.upload.keep = false;
-        let freed = exchange.upload.sent;
-        exchange.upload.drop_sent();
+        let freed = exchange.upload.held.sent();
+        exchange.upload.held.settle();
         if let Some(source) = exchange.down {
             self.release(source, freed as u32);
             self.grow(source);
@@ -346,7 +411,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
 
     /// Room on an upstream's stream means that it took something of the body: it has begun.
     pub(crate) fn accept_implied(&mut self, key: Key, is_down: bool) {
-        if !is_down && self.exchanges.at(key).is_some_and(|exchange| exchange.upload.sent > 0) {
+        if !is_down && self.exchanges.at(key).is_some_and(|exchange| exchange.upload.held.sent() > 0) {
             self.accept(key);
         }
     }

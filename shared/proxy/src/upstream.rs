@@ -212,7 +212,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             Protocol::Http1 => Http::H1Client(h1::Client::new(limits).with_seed(seed)),
             Protocol::H2c => {
                 let mut client = Box::new(h2::Client::new(limits, scheme));
-                client.start(&mut conn.out);
+                client.start(&mut conn.out.bytes);
                 Http::H2Client(client)
             }
         };
@@ -263,9 +263,9 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let opened = match &mut conn.http {
             Http::H1Client(client) => {
                 conn.unsent = true;
-                client.open(&exchange.request, end, &mut conn.out)
+                client.open(&exchange.request, end, &mut conn.out.bytes)
             }
-            Http::H2Client(client) => client.open(&exchange.request, end, &mut conn.out),
+            Http::H2Client(client) => client.open(&exchange.request, end, &mut conn.out.bytes),
             _ => return Attached::Gone,
         };
         let Some(stream) = opened else {

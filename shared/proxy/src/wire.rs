@@ -17,7 +17,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 impl<D: Driver, P: Policy> Worker<D, P> {
     /// Bytes came from the network.
-    pub(crate) fn received(&mut self, id: ConnId, buf: &RecvBuf) {
+    pub(crate) fn received(&mut self, id: ConnId, buf: RecvBuf) {
         let now = self.now;
         let Some(conn) = self.conn(id) else { return };
         if let Some(watch) = &mut conn.watch {
@@ -29,9 +29,11 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             Stage::Connecting | Stage::Finishing | Stage::Lingering | Stage::Closed => return,
         }
         if matches!(conn.http, Http::Proxied) {
-            self.receive_proxy_header(id, buf);
+            self.receive_proxy_header(id, &buf);
         } else {
-            self.receive_wire(id, buf);
+            self.incoming = (buf.is_worth_keeping() && matches!(conn.secure, Secure::Plain)).then(|| buf.clone());
+            self.receive_wire(id, &buf);
+            self.incoming = None;
         }
     }
 
@@ -331,7 +333,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                     conn.wire = self.buffers.take();
                 }
                 // An error here means that the session is over; the peer sees the end of the stream.
-                if tls.send(&conn.out, &mut conn.wire).is_err() {
+                if tls.send(&conn.out.bytes, &mut conn.wire).is_err() {
                     conn.eof = true;
                 }
                 conn.out.clear();
@@ -340,29 +342,39 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 tls.close(&mut conn.wire);
             }
         }
-        let full = if conn.is_tls() { &mut conn.wire } else { &mut conn.out };
-        if full.is_empty() {
+        let empty = if conn.is_tls() { conn.wire.is_empty() } else { conn.out.is_empty() };
+        if empty {
             // With a handshake under way `out` waits for its end.
             let waits = !conn.out.is_empty();
-            let idle = if waits { Vec::new() } else { std::mem::take(&mut conn.out) };
-            let idle = [idle, std::mem::take(&mut conn.wire)];
-            for buffer in idle {
-                self.spare(buffer);
-            }
+            let idle = if waits { SendBuf::default() } else { std::mem::take(&mut conn.out) };
+            let wire = std::mem::take(&mut conn.wire);
+            self.spare_out(idle);
+            self.spare(wire);
             if !waits {
                 self.nothing_to_send(id);
             }
             return;
         }
-        let bytes = std::mem::take(full);
+        let buf = if conn.is_tls() {
+            if conn.out.is_empty() {
+                self.buffers.keep(std::mem::take(&mut conn.out.bytes), &self.limits);
+            }
+            SendBuf::from(std::mem::take(&mut conn.wire))
+        } else {
+            std::mem::take(&mut conn.out)
+        };
         conn.sending = true;
         conn.unsent = false;
         conn.sending_since = now;
-        if conn.out.is_empty() {
-            let idle = std::mem::take(&mut conn.out);
-            self.spare(idle);
+        conn.quiet = conn.sends_quietly();
+        if conn.quiet {
+            if conn.active() == 0 && conn.is_down() {
+                conn.since = now;
+            }
+            self.driver.send_quietly(id, buf);
+        } else {
+            self.driver.send(id, buf);
         }
-        self.driver.send(id, SendBuf::from(bytes));
         self.arm_conn(id.index() as u32);
     }
 

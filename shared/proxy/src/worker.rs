@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use steady_http::Head;
-use steady_ring::{ConnId, Driver, Event, ListenerId, SendBuf, Time, Timers};
+use steady_ring::{ConnId, Driver, Event, ListenerId, Pieces, RecvBuf, SendBuf, Time, Timers};
 
 use crate::batches::Batches;
 use crate::conn::{Conn, Stage};
@@ -101,10 +101,16 @@ impl Spares {
     }
 
     /// Keeps a buffer, within the limits.
-    pub(crate) fn keep(&mut self, mut buffer: Vec<u8>, limits: &Limits) {
+    #[inline]
+    pub(crate) fn keep(&mut self, buffer: Vec<u8>, limits: &Limits) {
+        if buffer.capacity() > 0 {
+            self.push(buffer, limits);
+        }
+    }
+
+    fn push(&mut self, mut buffer: Vec<u8>, limits: &Limits) {
         let capacity = buffer.capacity();
-        if capacity > 0
-            && capacity <= limits.spare_buffer_bytes_max
+        if capacity <= limits.spare_buffer_bytes_max
             && self.bytes + capacity <= limits.spare_bytes_max
             && self.buffers.len() < limits.spare_buffers_max
         {
@@ -136,6 +142,10 @@ pub struct Worker<D: Driver, P: Policy> {
     pub(crate) timers: Timers<TimerKey>,
     /// Send buffers that came back.
     pub(crate) buffers: Spares,
+    /// Lists of pieces that came back.
+    pub(crate) lists: Vec<Pieces>,
+    /// What the connection at hand received, in the clear: bodies in it need not be copied.
+    pub(crate) incoming: Option<RecvBuf>,
     pub(crate) dirty: Vec<ConnId>,
     /// Connections to upstreams whose request's body waits for the end of the batch.
     pub(crate) unsent: Vec<ConnId>,
@@ -208,6 +218,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             parked: Parkings::default(),
             timers: Timers::new(now),
             buffers: Spares::default(),
+            lists: Vec::new(),
+            incoming: None,
             dirty: Vec::new(),
             unsent: Vec::new(),
             shaking: Vec::new(),
@@ -266,7 +278,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
 
     fn dispatch(&mut self, event: Event) {
         match event {
-            Event::Received { conn, buf } => self.received(conn, &buf),
+            Event::Received { conn, buf } => self.received(conn, buf),
             Event::Sent { conn, buf } => self.sent(conn, buf),
             Event::Accepted { listener, conn, peer } => self.accepted(listener, conn, peer),
             Event::Connected { conn } => self.connected(conn),
@@ -357,10 +369,11 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     pub(crate) fn touch(&mut self, id: ConnId) {
         let Some(slot) = self.conns.get_mut(id.index()) else { return };
         let Some(conn) = slot.conn.as_deref_mut().filter(|conn| conn.id == id) else { return };
-        if conn.out.capacity() == 0 {
-            conn.out = self.buffers.take();
-            if conn.out.capacity() == 0 {
-                conn.out.reserve(4096);
+        let out = &mut conn.out.bytes;
+        if out.capacity() == 0 {
+            *out = self.buffers.take();
+            if out.capacity() == 0 {
+                out.reserve(4096);
             }
         }
         if !conn.dirty {
@@ -374,12 +387,23 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         self.buffers.keep(buffer, &self.limits);
     }
 
+    /// As [`spare`](Worker::spare), of the two things that an output has: its octets' memory and its list of pieces.
+    pub(crate) fn spare_out(&mut self, mut buf: SendBuf) {
+        if let Some(list) = buf.take_list()
+            && self.lists.len() < self.limits.spare_buffers_max
+        {
+            self.lists.push(list);
+        }
+        self.spare(buf.bytes);
+    }
+
     fn sent(&mut self, id: ConnId, buf: SendBuf) {
-        self.spare(buf.head);
+        self.spare_out(buf);
         let now = self.now;
         let Some(conn) = self.conn(id) else { return };
         conn.sending = false;
-        if conn.active() == 0 && conn.is_down() {
+        // A quiet send was taken as done when it began.
+        if !std::mem::take(&mut conn.quiet) && conn.active() == 0 && conn.is_down() {
             // Until now its client had something to read. (What an idle upstream is sent is no use of it.)
             conn.since = now;
         }

@@ -33,7 +33,7 @@ pub mod uring;
 mod wake;
 
 pub use addr::Addr;
-pub use buffer::{Pool, RecvBuf, Segment, SendBuf};
+pub use buffer::{Piece, Pieces, Pool, RecvBuf, SendBuf};
 pub use config::Config;
 pub use epoll::Epoll;
 pub use event::{ConnId, Event, ListenerId, Op};
@@ -64,7 +64,7 @@ use std::sync::Arc;
 ///   closed.
 /// - An id of a past generation is ignored by every method.
 /// - A [`RecvBuf`] goes back to the pool when it is dropped. Holding many starves the ring: what outlives the batch is
-///   copied out. When the pool is empty, receiving resumes by itself once buffers came back (counted in [`Stats`]).
+///   copied out, or a [`Piece`], of which a pool has only so many. When the pool is empty, receiving resumes by itself once buffers came back (counted in [`Stats`]).
 pub trait Driver {
     /// What a listener or an accepted connection is outside the driver: a descriptor, or a simulated one.
     type Socket;
@@ -88,6 +88,12 @@ pub trait Driver {
 
     /// Sends all of `buf`. [`Event::Sent`] hands the buffer back for reuse.
     fn send(&mut self, conn: ConnId, buf: SendBuf);
+
+    /// As [`send`](Driver::send), for a caller whom its end need not wake: [`Event::Sent`] comes with whatever else ends a
+    /// wait. A send that cannot be done at once goes on all the same.
+    fn send_quietly(&mut self, conn: ConnId, buf: SendBuf) {
+        self.send(conn, buf);
+    }
 
     /// Stops receiving until [`resume`](Driver::resume), so that TCP pushes back on the peer.
     fn pause(&mut self, conn: ConnId);

@@ -1,9 +1,12 @@
-//! The kernel's view of a send that has a tail.
+//! The kernel's view of a send that has pieces.
 
 use crate::SendBuf;
 
 /// Segments in one `sendmsg` (UIO_MAXIOV, the kernel's limit); a longer send goes in several.
 const IOVECS_MAX: usize = 1_024;
+
+/// Segments that a message has room for when it is made.
+const IOVECS_FIRST: usize = 32;
 
 /// A `msghdr` with its segments, kept for reuse. It points into the [`SendBuf`] given last, which must stay as it is
 /// until the kernel has read the message.
@@ -21,8 +24,10 @@ impl Message {
     /// Points at what is left of `buf` after its first `skip` octets, up to [`IOVECS_MAX`] segments.
     pub(crate) fn point_at(&mut self, buf: &SendBuf, mut skip: usize) {
         self.iovecs.clear();
-        let tail = buf.tail.iter().map(|segment| segment.as_bytes());
-        for bytes in std::iter::once(buf.head.as_slice()).chain(tail) {
+        if self.iovecs.capacity() == 0 {
+            self.iovecs.reserve(IOVECS_FIRST);
+        }
+        for bytes in buf.slices() {
             if skip >= bytes.len() {
                 skip -= bytes.len();
                 continue;
@@ -46,7 +51,7 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Segment;
+    use crate::Piece;
 
     fn lengths(message: &Message) -> Vec<usize> {
         message.iovecs.iter().map(|iovec| iovec.iov_len).collect()
@@ -54,8 +59,8 @@ mod tests {
 
     #[test]
     fn a_message_points_at_what_is_left_wherever_a_short_send_stopped() {
-        let owned = |len: usize| Segment::Owned(vec![0; len]);
-        let buf = SendBuf { head: vec![0; 3], tail: vec![owned(0), owned(2), owned(4)] };
+        let mut buf = SendBuf::from(vec![0; 3]);
+        [0, 2, 4].into_iter().for_each(|len| buf.splice(3, Piece::from(vec![0; len])));
         let mut message = Message::new();
         for (skip, left) in [(0, vec![3, 2, 4]), (2, vec![1, 2, 4]), (3, vec![2, 4]), (4, vec![1, 4]), (8, vec![1])] {
             message.point_at(&buf, skip);
@@ -65,7 +70,8 @@ mod tests {
 
     #[test]
     fn a_message_of_too_many_segments_is_cut_where_the_kernel_cuts() {
-        let buf = SendBuf { head: vec![], tail: (0..2_000).map(|_| Segment::Owned(vec![0; 1])).collect() };
+        let mut buf = SendBuf::default();
+        (0..2_000).for_each(|_| buf.splice(0, Piece::from(vec![0])));
         let mut message = Message::new();
         message.point_at(&buf, 0);
         assert_eq!(message.iovecs.len(), IOVECS_MAX);

@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Bench, Family, Lab, MakeReal, Real, Simulated, pattern};
-use steady_ring::{Addr, Config, Driver, Epoll, Event, Op, Segment, SendBuf, Uring};
+use steady_ring::{Addr, Config, Driver, Epoll, Event, Op, Piece, SendBuf, Uring};
 
 const FAMILIES: [Family; 2] = [Family::Tcp, Family::Unix];
 
@@ -29,7 +29,7 @@ fn what_is_sent_comes_back<L: Lab>() {
             bench.until(|bench| {
                 bench.of_conn(client).sent.len() == round + 1 && bench.of_conn(server).sent.len() == round + 1
             });
-            assert_eq!(bench.of_conn(client).sent[round].head, message, "the buffer comes back with its bytes");
+            assert_eq!(bench.of_conn(client).sent[round].bytes, message, "the buffer comes back with its bytes");
         }
         bench.close(&[client, server]);
     }
@@ -381,27 +381,24 @@ fn many_receivers_share_a_small_pool<L: Lab>() {
     bench.close(&all);
 }
 
-fn a_send_of_many_segments_arrives_whole_and_in_order<L: Lab>() {
+fn a_send_of_many_pieces_arrives_whole_and_in_order<L: Lab>() {
     for family in FAMILIES {
         let mut bench = Bench::<L>::new();
         let (client, server) = bench.connection(family);
-        for (round, segments) in [1usize, 3, 40, 2_500].into_iter().enumerate() {
-            let mut tail: Vec<_> =
-                (0..segments).map(|index| Segment::Owned(pattern(index % 700, index as u64))).collect();
-            tail.push(Segment::Owned(Vec::new()));
-            let buf = SendBuf { head: if round % 2 == 0 { pattern(33, 9) } else { Vec::new() }, tail };
-            let expected: Vec<u8> = std::iter::once(buf.head.as_slice())
-                .chain(buf.tail.iter().map(Segment::as_bytes))
-                .flatten()
-                .copied()
-                .collect();
+        for (round, pieces) in [1usize, 3, 40, 2_500].into_iter().enumerate() {
+            let mut buf = SendBuf::from(if round % 2 == 0 { pattern(33, 9) } else { Vec::new() });
+            for index in 0..pieces {
+                buf.splice(buf.bytes.len(), Piece::from(pattern(index % 700, index as u64)));
+                buf.bytes.extend_from_slice(&pattern(index % 13, index as u64));
+            }
+            let expected = buf.slices().collect::<Vec<_>>().concat();
             bench.of_conn(server).received.clear();
             bench.send(client, buf);
             bench.until(|bench| {
                 bench.of_conn(server).received.len() == expected.len() && bench.of_conn(client).sent.len() == round + 1
             });
             assert!(bench.of_conn(server).received == expected);
-            assert_eq!(bench.of_conn(client).sent[round].tail.len(), segments + 1);
+            assert_eq!(bench.of_conn(client).sent[round].len(), expected.len());
         }
         bench.close(&[client, server]);
     }
@@ -415,12 +412,84 @@ fn an_empty_send_is_done_at_once<L: Lab>() {
     bench.close(&[client, server]);
 }
 
+/// Fills the socket by sends so small that each is tried at once, then lets the peer read.
+fn quiet_sends_past_what_the_socket_takes_arrive_whole_and_in_order<L: Lab>() {
+    const PIECE: usize = 10_000;
+    const MOST: usize = 800;
+    for family in FAMILIES {
+        let mut bench = Bench::<L>::new();
+        let (client, server) = bench.connection(family);
+        bench.driver().pause(server);
+        bench.settle(Duration::from_millis(1));
+        let mut all = Vec::new();
+        for begun in 1..=MOST {
+            let piece = pattern(PIECE, begun as u64);
+            all.extend_from_slice(&piece);
+            bench.driver().send_quietly(client, piece.into());
+            bench.settle(Duration::from_millis(1));
+            if bench.of_conn(client).sent.len() < begun {
+                break;
+            }
+        }
+        bench.driver().resume(server);
+        bench.until(|bench| bench.of_conn(server).received.len() == all.len());
+        bench.until(|bench| bench.of_conn(client).sent.len() == all.len() / PIECE);
+        assert!(bench.of_conn(server).received == all);
+        bench.close(&[client, server]);
+    }
+}
+
+fn a_quiet_send_is_reported_no_later_than_the_next_wait_ends<L: Lab>() {
+    let mut bench = Bench::<L>::new();
+    let (client, server) = bench.connection(Family::Tcp);
+    bench.driver().pause(server);
+    bench.settle(Duration::from_millis(1));
+    bench.driver().send_quietly(client, vec![1; 100].into());
+    bench.settle(Duration::from_millis(1));
+    bench.until(|bench| bench.of_conn(client).sent.len() == 1);
+    bench.driver().resume(server);
+    bench.until(|bench| bench.of_conn(server).received.len() == 100);
+    bench.close(&[client, server]);
+}
+
+fn closing_right_behind_a_quiet_send_ends_although_nothing_else_happens<L: Lab>() {
+    for family in FAMILIES {
+        let mut bench = Bench::<L>::new();
+        let (client, server) = bench.connection(family);
+        bench.driver().shutdown(client);
+        bench.until(|bench| bench.of_conn(server).ended);
+        bench.driver().send_quietly(server, b"last words".to_vec().into());
+        bench.close(&[server]);
+        assert!(bench.of_conn(server).sent.is_empty(), "after close comes Closed alone");
+        bench.until(|bench| bench.of_conn(client).ended || !bench.of_conn(client).failed.is_empty());
+        bench.close(&[client]);
+    }
+}
+
+/// The waits of a request and its response over one connection, both ends on one driver.
+fn a_quiet_send_ends_no_wait(driver: impl FnOnce() -> Uring) {
+    let mut bench = Bench::of(Real::<Uring>::of(driver()));
+    let (client, server) = bench.connection(Family::Tcp);
+    bench.settle(Duration::from_millis(1));
+    let before = bench.driver().stats().waits;
+    for round in 1..=100 {
+        for (from, to) in [(client, server), (server, client)] {
+            bench.driver().send_quietly(from, vec![1; 100].into());
+            bench.until(|bench| bench.of_conn(to).received.len() == 100 * round);
+        }
+    }
+    assert_eq!(bench.driver().stats().waits - before, 200);
+    assert_eq!(bench.of_conn(client).sent.len(), 100);
+    bench.close(&[client, server]);
+}
+
 fn a_received_buffer_is_forwarded_without_a_copy<L: Lab>() {
-    let mut bench = Bench::<L>::with(TIGHT);
+    let mut bench = Bench::<L>::with(Config { buffer_bytes: 2_048, ..TIGHT });
     let (client, server) = bench.connection(Family::Tcp);
     let (onward, sink) = bench.connection(Family::Unix);
-    let message = pattern(5_000, 4);
+    let message = pattern(50_000, 4);
     bench.send(client, message.clone());
+    let mut kept = 0;
     let mut events = Vec::new();
     let mut waiting = std::collections::VecDeque::new();
     let mut free = true;
@@ -429,21 +498,25 @@ fn a_received_buffer_is_forwarded_without_a_copy<L: Lab>() {
         bench.lab.wait(None, &mut events);
         for event in events.drain(..) {
             match event {
-                Event::Received { conn, buf } if conn == server => waiting.push_back(buf),
+                Event::Received { conn, buf } if conn == server => {
+                    let piece = buf.keep(&buf);
+                    kept += usize::from(piece.is_some());
+                    waiting.push_back(piece.unwrap_or_else(|| Piece::from(buf.to_vec())));
+                }
                 Event::Received { conn, buf } if conn == sink => arrived.extend_from_slice(&buf),
                 Event::Sent { conn, .. } if conn == onward => free = true,
                 _ => {}
             }
         }
-        if free && let Some(buf) = waiting.pop_front() {
-            let end = buf.len() as u32;
-            let segment = Segment::Received { buf, start: 0, end };
-            bench.driver().send(onward, SendBuf { head: Vec::new(), tail: vec![segment] });
+        if free && let Some(piece) = waiting.pop_front() {
+            let mut buf = SendBuf::default();
+            buf.splice(0, piece);
+            bench.driver().send(onward, buf);
             free = false;
         }
     }
     assert!(arrived == message);
-    drop(waiting);
+    assert!(kept > 0, "nothing was kept");
     bench.close(&[client, server, onward, sink]);
 }
 
@@ -615,6 +688,13 @@ macro_rules! suites {
             type L = Real<Uring>;
             suites!(% L $tests);
             real_only!(L);
+
+            #[test]
+            fn a_quiet_send_ends_no_wait() {
+                for defer in [true, false] {
+                    super::a_quiet_send_ends_no_wait(|| Uring::new(Config { defer, ..Config::default() }).unwrap());
+                }
+            }
         }
         mod epoll {
             use super::*;
@@ -681,8 +761,11 @@ suites! {
     a_waker_is_heard_once_however_often_it_was_used
     receiving_goes_on_after_the_pool_was_empty
     many_receivers_share_a_small_pool
-    a_send_of_many_segments_arrives_whole_and_in_order
+    a_send_of_many_pieces_arrives_whole_and_in_order
     an_empty_send_is_done_at_once
+    quiet_sends_past_what_the_socket_takes_arrive_whole_and_in_order
+    a_quiet_send_is_reported_no_later_than_the_next_wait_ends
+    closing_right_behind_a_quiet_send_ends_although_nothing_else_happens
     a_received_buffer_is_forwarded_without_a_copy
     a_stopped_listener_reports_its_end_and_takes_nobody
     an_adopted_socket_is_like_any_other

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use common::{Family, Lab, Real, Simulated};
-use steady_ring::{Addr, Config, ConnId, Driver, Epoll, Event, Faults, ListenerId, Segment, SendBuf, Uring};
+use steady_ring::{Addr, Config, ConnId, Driver, Epoll, Event, Faults, ListenerId, Piece, SendBuf, Uring};
 
 /// Connections at once, and how many steps a history has.
 const PAIRS: usize = 8;
@@ -94,14 +94,21 @@ impl<L: Lab> History<L> {
         end.sent += len;
         let mut buf = SendBuf::default();
         if self.rng.bool() {
-            buf.head = bytes;
+            buf.bytes = bytes;
         } else {
             while !bytes.is_empty() {
                 let rest = bytes.split_off(self.rng.usize(0..=bytes.len()));
-                buf.tail.push(Segment::Owned(std::mem::replace(&mut bytes, rest)));
+                let part = std::mem::replace(&mut bytes, rest);
+                match self.rng.bool() {
+                    true => buf.bytes.extend_from_slice(&part),
+                    false => buf.splice(buf.bytes.len(), Piece::from(part)),
+                }
             }
         }
-        self.lab.driver().send(conn, buf);
+        match self.rng.bool() {
+            true => self.lab.driver().send(conn, buf),
+            false => self.lab.driver().send_quietly(conn, buf),
+        }
     }
 
     fn act(&mut self) {

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::{MakeReal, pattern};
-use steady_ring::{Config, ConnId, Epoll, Event, Segment, SendBuf, Uring};
+use steady_ring::{Config, ConnId, Epoll, Event, Piece, SendBuf, Uring};
 
 /// Serves echoes until `stop` says that all clients are done and every connection is closed.
 struct EchoServer<D> {
@@ -22,7 +22,7 @@ struct EchoServer<D> {
 
 #[derive(Default)]
 struct Echo {
-    waiting: Vec<Segment>,
+    waiting: SendBuf,
     sending: bool,
     ended: bool,
     closing: bool,
@@ -45,9 +45,9 @@ impl<D: MakeReal> EchoServer<D> {
             Event::Accepted { conn, .. } => drop(self.conns.insert(conn, Echo::default())),
             Event::Received { conn, buf } => {
                 let echo = self.conns.get_mut(&conn).unwrap();
-                // What outlives the batch is copied out.
-                echo.waiting.push(Segment::Owned(buf.to_vec()));
-                if echo.waiting.len() > 8 {
+                // What outlives the batch is kept where that may be, else copied out.
+                echo.waiting.splice(0, buf.keep(&buf).unwrap_or_else(|| Piece::from(buf.to_vec())));
+                if echo.waiting.len() > 8 * 1024 {
                     self.driver.pause(conn);
                 }
             }
@@ -69,8 +69,8 @@ impl<D: MakeReal> EchoServer<D> {
         for (&conn, echo) in self.conns.iter_mut().filter(|(_, echo)| !echo.sending && !echo.closing) {
             if !echo.waiting.is_empty() {
                 echo.sending = true;
-                let tail = std::mem::take(&mut echo.waiting);
-                self.driver.send(conn, SendBuf { head: Vec::new(), tail });
+                let waiting = std::mem::take(&mut echo.waiting);
+                self.driver.send(conn, waiting);
             } else if echo.ended {
                 echo.closing = true;
                 self.driver.close(conn);

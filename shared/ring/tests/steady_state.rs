@@ -4,7 +4,7 @@ mod common;
 
 use common::{Bench, Family, MakeReal, Real, pattern};
 use steady_heap::{Counting, of_thread};
-use steady_ring::{ConnId, Driver, Epoll, Event, Segment, SendBuf, Uring};
+use steady_ring::{ConnId, Driver, Epoll, Event, Piece, SendBuf, Uring};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -12,7 +12,7 @@ static ALLOCATOR: Counting = Counting;
 const CONNS: usize = 16;
 
 /// Sends `rounds` messages from every client to its server and back, reusing the buffers that come back. `vectored`
-/// sends the payload as a segment behind an empty head.
+/// sends the payload as a piece.
 fn echo<D: Driver>(
     driver: &mut D,
     pairs: &[(ConnId, ConnId)],
@@ -20,19 +20,19 @@ fn echo<D: Driver>(
     events: &mut Vec<Event>,
     rounds: usize,
     vectored: bool,
-) {
+) -> u64 {
     let message = [7u8; 700];
+    let piece = Piece::from(message.to_vec());
     let fill = |mut buf: SendBuf, bytes: &[u8]| {
+        buf.clear();
         if vectored {
-            let Some(Segment::Owned(segment)) = buf.tail.first_mut() else { panic!("made with a segment") };
-            segment.clear();
-            segment.extend_from_slice(bytes);
+            buf.splice(0, piece.part(0..bytes.len()));
         } else {
-            buf.head.clear();
-            buf.head.extend_from_slice(bytes);
+            buf.bytes.extend_from_slice(bytes);
         }
         buf
     };
+    let before = of_thread().allocations;
     for _ in 0..rounds {
         for &(client, _) in pairs {
             let buf = spare.pop().expect("as many as can be under way");
@@ -60,22 +60,19 @@ fn echo<D: Driver>(
             }
         }
     }
+    of_thread().allocations - before
 }
 
 fn measure<D: MakeReal>(family: Family, vectored: bool) -> (u64, u64, u64) {
     let mut bench = Bench::<Real<D>>::new();
     let pairs: Vec<_> = (0..CONNS).map(|_| bench.connection(family)).collect();
-    let make = || {
-        let payload = pattern(700, 1);
-        if vectored { SendBuf { head: Vec::new(), tail: vec![Segment::Owned(payload)] } } else { payload.into() }
-    };
-    let mut spare: Vec<SendBuf> = std::iter::repeat_with(make).take(2 * CONNS).collect();
+    let mut spare: Vec<SendBuf> = (0..2 * CONNS).map(|_| pattern(700, 1).into()).collect();
     let mut events = Vec::with_capacity(1_024);
     let driver = bench.driver();
     echo(driver, &pairs, &mut spare, &mut events, 50, vectored);
-    let (stats, allocations) = (driver.stats(), of_thread().allocations);
-    echo(driver, &pairs, &mut spare, &mut events, 200, vectored);
-    let (after, allocations) = (driver.stats(), of_thread().allocations - allocations);
+    let stats = driver.stats();
+    let allocations = echo(driver, &pairs, &mut spare, &mut events, 200, vectored);
+    let after = driver.stats();
     assert_eq!(after.sends - stats.sends, 200 * 2 * CONNS as u64);
     assert_eq!(after.received_bytes - stats.received_bytes, 200 * 2 * CONNS as u64 * 700);
     (allocations, after.syscalls - stats.syscalls, after.waits - stats.waits)

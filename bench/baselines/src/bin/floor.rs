@@ -116,7 +116,7 @@ fn main() -> io::Result<()> {
                 }
                 Event::Received { conn, .. } => origin.ask(conn, &block),
                 Event::Sent { conn, buf } => {
-                    let mut spare = buf.head;
+                    let mut spare = buf.bytes;
                     spare.clear();
                     spares.push(spare);
                     origin.sending &= conn != origin.id;

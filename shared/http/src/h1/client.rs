@@ -9,7 +9,7 @@ use super::response::{self, Response};
 use super::scan::{bad, block_len, is_token, over};
 use super::websocket;
 use super::write;
-use crate::codec::{self, Codec, Event, Step, StreamId};
+use crate::codec::{self, Codec, Event, Framed, Payload, Step, StreamId};
 use crate::error::{Error, Reset};
 use crate::head::{Head, Method, Name};
 use crate::limits::{Limit, Limits};
@@ -363,25 +363,25 @@ impl Codec for Client {
         if self.is_current(stream) && self.outgoing == Outgoing::Held { 0 } else { usize::MAX }
     }
 
-    fn send_data(&mut self, stream: StreamId, data: &[u8], end: bool, out: &mut Vec<u8>) -> usize {
+    fn send_payload(&mut self, stream: StreamId, payload: Payload<'_>, end: bool, out: &mut Vec<u8>) -> Framed {
+        let taken = payload.len();
         if !self.is_current(stream) {
-            return data.len();
+            return Framed::dropped(taken);
         }
         if self.outgoing == Outgoing::Held {
-            if !data.is_empty() {
+            if taken > 0 {
                 self.held_back = true;
-                return 0;
-            }
-            if end {
+            } else if end {
                 self.outgoing = Outgoing::Ended;
             }
-            return 0;
+            return Framed::dropped(0);
         }
-        if self.outgoing.is_open() {
-            let sent = self.outgoing.data(data, end, out);
-            self.after(sent);
+        if !self.outgoing.is_open() {
+            return Framed::dropped(taken);
         }
-        data.len()
+        let (sent, place) = self.outgoing.data(payload, end, out);
+        self.after(sent);
+        Framed { taken, place }
     }
 
     fn send_trailers(&mut self, stream: StreamId, trailers: &Head, out: &mut Vec<u8>) {

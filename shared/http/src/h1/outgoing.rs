@@ -1,6 +1,7 @@
 //! The outgoing side of a message after its head.
 
 use super::write;
+use crate::codec::{Payload, Place};
 use crate::head::Head;
 
 /// How content that is handed to us is framed.
@@ -39,27 +40,30 @@ impl Outgoing {
         !matches!(self, Outgoing::Waiting | Outgoing::Held | Outgoing::Ended)
     }
 
-    pub fn data(&mut self, data: &[u8], end: bool, out: &mut Vec<u8>) -> Sent {
+    /// Frames content; says where it belongs if it is elsewhere.
+    pub fn data(&mut self, payload: Payload<'_>, end: bool, out: &mut Vec<u8>) -> (Sent, Place) {
+        let len = payload.len();
+        let mut place = Place::default();
         match self {
             Outgoing::Length(left) => {
-                let fits = usize::try_from(*left).unwrap_or(usize::MAX).min(data.len());
-                out.extend_from_slice(&data[..fits]);
+                let fits = usize::try_from(*left).unwrap_or(usize::MAX).min(len);
+                place = payload.put(fits, out);
                 *left -= fits as u64;
-                if fits < data.len() {
+                if fits < len {
                     *self = Outgoing::Ended;
-                    return Sent::TooMuch;
+                    return (Sent::TooMuch, place);
                 }
             }
-            Outgoing::Chunked if !data.is_empty() => {
-                write::hex(data.len(), out);
+            Outgoing::Chunked if len > 0 => {
+                write::hex(len, out);
                 out.extend_from_slice(b"\r\n");
-                out.extend_from_slice(data);
+                place = payload.put(len, out);
                 out.extend_from_slice(b"\r\n");
             }
-            Outgoing::UntilClose | Outgoing::Tunnel => out.extend_from_slice(data),
+            Outgoing::UntilClose | Outgoing::Tunnel => place = payload.put(len, out),
             _ => {}
         }
-        if end { self.end(None, out) } else { Sent::Well }
+        (if end { self.end(None, out) } else { Sent::Well }, place)
     }
 
     /// Ends our side, with trailers where there are any and the framing has a place for them.

@@ -8,7 +8,7 @@ use super::request::{self, Content};
 use super::scan::{bad, block_len, over};
 use super::websocket;
 use super::write;
-use crate::codec::{Codec, Event, Step, StreamId};
+use crate::codec::{Codec, Event, Framed, Payload, Step, StreamId};
 use crate::error::{Error, Reset};
 use crate::head::{Head, Method, Name, Scheme};
 use crate::limits::{Limit, Limits};
@@ -312,12 +312,14 @@ impl Codec for Server {
         usize::MAX
     }
 
-    fn send_data(&mut self, stream: StreamId, data: &[u8], end: bool, out: &mut Vec<u8>) -> usize {
-        if self.is_current(stream) && self.outgoing.is_open() {
-            let sent = self.outgoing.data(data, end, out);
-            self.after(sent);
+    fn send_payload(&mut self, stream: StreamId, payload: Payload<'_>, end: bool, out: &mut Vec<u8>) -> Framed {
+        let taken = payload.len();
+        if !self.is_current(stream) || !self.outgoing.is_open() {
+            return Framed::dropped(taken);
         }
-        data.len()
+        let (sent, place) = self.outgoing.data(payload, end, out);
+        self.after(sent);
+        Framed { taken, place }
     }
 
     fn send_trailers(&mut self, stream: StreamId, trailers: &Head, out: &mut Vec<u8>) {

@@ -4,7 +4,7 @@ use super::connection::{ClientRole, Connection, Reading, Role, SEND_FRAME_MAX};
 use super::frame::{self, FrameHead, WINDOW_MAX};
 use super::hpack::Which;
 use super::streams::Side;
-use crate::codec::{self, Codec, Event, Step, StreamId};
+use crate::codec::{self, Codec, Event, Framed, Payload, Place, Step, StreamId};
 use crate::error::{Error, Reset, code};
 use crate::head::{Head, Method, Name, Scheme};
 
@@ -132,19 +132,32 @@ impl<R: Role> Connection<R> {
         }
     }
 
-    /// DATA frames for `data`, which fits the windows.
-    fn put_data(&mut self, id: u32, data: &[u8], end: bool, out: &mut Vec<u8>) {
-        let max = self.peer.frame_bytes_max.min(SEND_FRAME_MAX) as usize;
-        let mut rest = data;
-        loop {
-            let (chunk, after) = rest.split_at(rest.len().min(max));
-            rest = after;
-            let flags = if end && rest.is_empty() { frame::END_STREAM } else { 0 };
-            frame::put(out, frame::DATA, flags, id, chunk);
-            if rest.is_empty() {
-                return;
+    /// DATA frames for `payload`, which fits the windows, and into one frame if it is elsewhere.
+    fn put_data(&mut self, id: u32, payload: Payload<'_>, end: bool, out: &mut Vec<u8>) -> Place {
+        let flags = |last| if end && last { frame::END_STREAM } else { 0 };
+        match payload {
+            Payload::Here(data) => {
+                let mut rest = data;
+                loop {
+                    let (chunk, after) = rest.split_at(rest.len().min(self.data_bytes_max()));
+                    rest = after;
+                    frame::put(out, frame::DATA, flags(rest.is_empty()), id, chunk);
+                    if rest.is_empty() {
+                        return Place::default();
+                    }
+                }
+            }
+            Payload::Elsewhere(len) => {
+                let head = FrameHead { len: len as u32, kind: frame::DATA, flags: flags(true), id };
+                out.extend_from_slice(&head.octets());
+                payload.put(len, out)
             }
         }
+    }
+
+    /// Octets of one DATA frame.
+    fn data_bytes_max(&self) -> usize {
+        self.peer.frame_bytes_max.min(SEND_FRAME_MAX) as usize
     }
 }
 
@@ -203,37 +216,42 @@ impl<R: Role> Codec for Connection<R> {
         }
     }
 
-    fn send_data(&mut self, id: StreamId, data: &[u8], end: bool, out: &mut Vec<u8>) -> usize {
+    fn send_payload(&mut self, id: StreamId, payload: Payload<'_>, end: bool, out: &mut Vec<u8>) -> Framed {
+        let len = payload.len();
         if self.dead.is_some() {
-            return data.len();
+            return Framed::dropped(len);
         }
         self.guard.look(out);
-        let Some(stream) = self.streams.get(id).filter(|stream| stream.send == Side::Body) else { return data.len() };
+        let Some(stream) = self.streams.get(id).filter(|stream| stream.send == Side::Body) else {
+            return Framed::dropped(len);
+        };
         let bodiless = R::SERVER && stream.bodiless;
-        let taken = if bodiless { data.len() } else { data.len().min(self.room(stream.send_window)) };
-        let end = end && taken == data.len();
-        if taken == 0 && !end {
-            return 0;
+        let room = match payload {
+            _ if bodiless => usize::MAX,
+            Payload::Here(_) => self.room(stream.send_window),
+            Payload::Elsewhere(_) => self.room(stream.send_window).min(self.data_bytes_max()),
+        };
+        let taken = len.min(room);
+        let end = end && taken == len;
+        if (taken == 0 || bodiless) && !end {
+            return Framed::dropped(taken);
         }
-        if bodiless {
-            if !end {
-                return taken;
-            }
-            self.put_data(id.id, &[], end, out);
-        } else {
-            self.put_data(id.id, &data[..taken], end, out);
-            self.send_window -= taken as i64;
-        }
+        let payload = match payload {
+            _ if bodiless => Payload::Here(&[]),
+            Payload::Here(data) => Payload::Here(&data[..taken]),
+            Payload::Elsewhere(_) => Payload::Elsewhere(taken),
+        };
+        let place = self.put_data(id.id, payload, end, out);
+        let sent = payload.len();
+        self.send_window -= sent as i64;
         let stream = self.streams.at(id.slot);
-        if !bodiless {
-            stream.send_window -= taken as i32;
-        }
+        stream.send_window -= sent as i32;
         if end {
             stream.send = Side::Done;
             self.close_if_done(id.slot);
         }
         self.guard.left(out);
-        taken
+        Framed { taken, place }
     }
 
     fn send_trailers(&mut self, id: StreamId, trailers: &Head, out: &mut Vec<u8>) {
@@ -245,7 +263,7 @@ impl<R: Role> Codec for Connection<R> {
         stream.send = Side::Done;
         // A tunnel has none (RFC 9113 §8.5), and an empty block is no trailers.
         if stream.connect || trailers.field_count() == 0 {
-            self.put_data(id.id, &[], true, out);
+            self.put_data(id.id, Payload::Here(&[]), true, out);
         } else {
             let from = self.begin_block(out);
             self.put_fields(trailers, out);

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use crate::support::*;
 use steady_http::error::code::*;
 use steady_http::h2::Client;
-use steady_http::{Client as _, Codec, Head, Limit, Limits, Reset, Scheme, StreamId};
+use steady_http::{Client as _, Codec, Head, Limit, Limits, Payload, Place, Reset, Scheme, StreamId};
 
 fn plain() -> End<Client> {
     client(Limits::default(), &[])
@@ -251,7 +251,10 @@ fn large_heads_are_cut_into_continuations_and_large_bodies_into_frames() {
     let large = "v".repeat(40_000);
     let mut end = plain();
     let id = open(&mut end, &request("POST", "/", &[("x", &large)]), false);
-    assert_eq!(end.codec.send_data(id, &[0; 40_000], true, &mut end.out), 40_000);
+    let first = end.codec.send_payload(id, Payload::Elsewhere(40_000), true, &mut end.out);
+    assert_eq!((first.taken, first.place), (16_384, Place { at: end.out.len(), len: 16_384 }), "one frame at a time");
+    end.out.extend_from_slice(&[0; 16_384]);
+    assert_eq!(end.codec.send_data(id, &[0; 40_000 - 16_384], true, &mut end.out), 40_000 - 16_384);
     let said = end.said();
     let shape: Vec<_> = said.iter().map(|frame| (frame.kind, frame.flags, frame.payload.len() <= 16_384)).collect();
     assert_eq!(

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use crate::support::*;
 use proptest::prelude::*;
 use steady_http::h2::{Client, Server};
-use steady_http::{Client as _, Codec, Head, Limits, Scheme, StreamId};
+use steady_http::{Client as _, Codec, Framed, Head, Limits, Payload, Scheme, StreamId};
 
 /// One message, either way.
 #[derive(Clone, Debug)]
@@ -52,13 +52,30 @@ struct Sending {
     trailers: Head,
 }
 
+/// As `send_data`, with octets that are put where the codec says that they belong.
+fn send_from_elsewhere<C: Codec>(codec: &mut C, stream: StreamId, data: &[u8], end: bool, out: &mut Vec<u8>) -> usize {
+    let mut sent = 0;
+    loop {
+        let Framed { taken, place } = codec.send_payload(stream, Payload::Elsewhere(data.len() - sent), end, out);
+        assert!(place.len <= taken);
+        out.splice(place.at..place.at, data[sent..sent + place.len].iter().copied());
+        sent += taken;
+        if taken == 0 || sent == data.len() {
+            return sent;
+        }
+    }
+}
+
 impl Sending {
     /// Sends what the windows allow; `true` when that was the end.
     fn go<C: Codec>(&mut self, codec: &mut C, out: &mut Vec<u8>) -> bool {
         let with_trailers = self.trailers.field_count() > 0;
         let rest = &self.body[self.sent..];
         let room = codec.capacity(self.stream);
-        let taken = codec.send_data(self.stream, rest, !with_trailers, out);
+        let taken = match self.body.len() % 2 {
+            0 => codec.send_data(self.stream, rest, !with_trailers, out),
+            _ => send_from_elsewhere(codec, self.stream, rest, !with_trailers, out),
+        };
         assert_eq!(taken, rest.len().min(room));
         self.sent += taken;
         let done = taken == rest.len();

@@ -149,8 +149,8 @@ impl Epoll {
                 return;
             }
             let fd = fd.as_raw_fd();
-            let sent = if buf.tail.is_empty() {
-                let rest = &buf.head[conn.sent..];
+            let sent = if buf.is_plain() {
+                let rest = &buf.bytes[conn.sent..];
                 // SAFETY: `rest` is readable for its length.
                 unsafe { libc::send(fd, rest.as_ptr().cast(), rest.len(), SEND_FLAGS) }
             } else {

@@ -515,8 +515,7 @@ impl Net {
 /// `len` octets of a send from `start` on.
 fn copy(buf: &SendBuf, mut start: usize, len: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(len);
-    let tail = buf.tail.iter().map(|segment| segment.as_bytes());
-    for piece in std::iter::once(buf.head.as_slice()).chain(tail) {
+    for piece in buf.slices() {
         if start >= piece.len() {
             start -= piece.len();
             continue;

@@ -10,9 +10,8 @@ use super::queue::Queue;
 use crate::Pool;
 
 /// Buffers that the kernel has at first, and at least. It takes them in turn, so that all of those that it has are touched
-/// again and again: few stay in the cache. One receive takes at most 32 at a time (the kernel's MULTISHOT_MAX_RETRY), so
-/// that two connections with much to say both get on.
-const LENT_FIRST: usize = 64;
+/// again and again: few stay in the cache. One receive takes at most 32 at a time (the kernel's MULTISHOT_MAX_RETRY).
+const LENT_FIRST: usize = 8;
 
 /// Rounds after which fewer are lent again, if none of them needed more than half.
 const CALM_ROUNDS: u32 = 4_096;

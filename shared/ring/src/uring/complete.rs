@@ -8,7 +8,7 @@ use io_uring::cqueue;
 use super::Uring;
 use super::conn::State;
 use super::token::{Kind, Token};
-use crate::{ConnId, Event, ListenerId, Op};
+use crate::{ConnId, Event, ListenerId, Op, SendBuf};
 
 /// What the kernel answered: the result, or the errno.
 type Outcome = Result<u32, i32>;
@@ -29,6 +29,29 @@ impl Uring {
             }
         }
         self.take_ready(events);
+    }
+
+    /// Reports the quiet sends of which nothing was heard: they were tried in the submission itself, so that with it they
+    /// are done, unless a completion among those reaped says otherwise. To be called between reaping and handling.
+    pub(super) fn conclude(&mut self, events: &mut Vec<Event>) {
+        if self.quiet.is_empty() || !self.queue.is_settled() {
+            return;
+        }
+        for entry in self.queue.reaped() {
+            if let Some(Token { kind: Kind::Send, cancel: false, id }) = Token::decode(entry.user_data())
+                && let Some(conn) = self.conns.get(id)
+            {
+                conn.quiet = false;
+            }
+        }
+        let mut quiet = std::mem::take(&mut self.quiet);
+        for id in quiet.drain(..) {
+            let Some(conn) = self.conns.get(id).filter(|conn| conn.quiet) else { continue };
+            let len = conn.send.as_ref().map_or(0, SendBuf::len) as u32;
+            self.in_flight -= 1;
+            self.sent(id, Ok(len), events);
+        }
+        self.quiet = quiet;
     }
 
     fn complete(&mut self, entry: &cqueue::Entry, events: &mut Vec<Event>) {
@@ -121,6 +144,7 @@ impl Uring {
     fn sent(&mut self, id: ConnId, outcome: Outcome, events: &mut Vec<Event>) {
         let Some(conn) = self.conns.get(id) else { return };
         conn.finish(Kind::Send);
+        conn.quiet = false;
         if let Ok(len) = outcome {
             conn.sent += len as usize;
             self.stats.sent_bytes += u64::from(len);
@@ -137,7 +161,7 @@ impl Uring {
             }
             // Nothing taken and no error would repeat for ever.
             Ok(0) => self.send_failed(id, libc::EPIPE, events),
-            Ok(_) | Err(libc::EINTR | libc::EAGAIN) => self.push_send(id),
+            Ok(_) | Err(libc::EINTR | libc::EAGAIN) => self.push_send(id, false),
             Err(errno) => self.send_failed(id, errno, events),
         }
     }
@@ -165,7 +189,7 @@ impl Uring {
         events.push(Event::Connected { conn: id });
         self.opened(id);
         if sending {
-            self.push_send(id);
+            self.push_send(id, false);
         } else if shut {
             self.shutdown_now(id);
         }

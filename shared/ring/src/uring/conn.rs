@@ -37,6 +37,8 @@ pub(super) struct Conn {
     pub(super) hung_up: bool,
     /// A send failed: none is tried again.
     pub(super) mute: bool,
+    /// The send in flight has a completion only if it is not done whole, see [`Uring::conclude`](super::Uring).
+    pub(super) quiet: bool,
     pub(super) send: Option<SendBuf>,
     /// Octets of `send` that the kernel took.
     pub(super) sent: usize,
@@ -57,6 +59,7 @@ impl Conn {
             watch_hangup: false,
             hung_up: false,
             mute: false,
+            quiet: false,
             send: None,
             sent: 0,
             pinned: None,

@@ -2,8 +2,12 @@
 //!
 //! One ring a thread. Accepts and receives are multishot: asked once, completed many times. Received bytes land in a
 //! ring of provided buffers; the ones that the worker dropped go back in one batch at the next wait. A send is one
-//! plain `send`, or one `sendmsg` when it has a tail. Every wait is one `io_uring_enter`, which submits what the last
+//! plain `send`, or one `sendmsg` when it has pieces. Every wait is one `io_uring_enter`, which submits what the last
 //! batch asked for, runs the completion work and sleeps.
+//!
+//! A quiet send has no completion when all goes well: it is tried while it is submitted and is known to be done when
+//! the wait returns, which therefore sleeps until something else happens. A request and its response over two
+//! connections cost one wait each.
 //!
 //! Needs Linux 6.0 (multishot receive); 6.1 brings DEFER_TASKRUN. See `probe` for what stands in the way where it
 //! fails.
@@ -58,6 +62,10 @@ pub struct Uring {
     rest_until: Option<Time>,
     /// Receives that ended for want of a buffer.
     starved: VecDeque<ConnId>,
+    /// Sends that were submitted, or are about to be, without a completion for the case that all goes well.
+    quiet: Vec<ConnId>,
+    /// The next wait does not sleep: the end of a quiet send is awaited.
+    hurried: bool,
     /// Events that no completion brings, for the next wait.
     ready: Vec<Event>,
     wake: Arc<EventFd>,
@@ -102,6 +110,8 @@ impl Uring {
             listeners: Vec::new(),
             rest_until: None,
             starved: VecDeque::with_capacity(usize::from(config.buffers)),
+            quiet: Vec::new(),
+            hurried: false,
             ready: Vec::new(),
             wake: Arc::new(EventFd::new()?),
             spare_pinned: Vec::new(),
@@ -164,6 +174,7 @@ impl Uring {
         };
         let timeout = until.map(|until| until.since(clock()));
         let sleeps = events.len() == before
+            && !std::mem::take(&mut self.hurried)
             && timeout != Some(Duration::ZERO)
             && !self.queue.has_completions()
             && self.wake.fall_asleep();
@@ -173,8 +184,27 @@ impl Uring {
         }
         entered?;
         self.queue.reap();
+        self.conclude(events);
         self.complete_all(events);
         Ok(())
+    }
+
+    fn begin_send(&mut self, conn: ConnId, buf: SendBuf, quietly: bool) {
+        let Some(entry) = self.conns.get(conn).filter(|entry| entry.state != State::Closing && !entry.mute) else {
+            return;
+        };
+        assert!(entry.send.is_none(), "one send at a time: await Event::Sent first");
+        let (empty, open) = (buf.is_empty(), entry.state == State::Open);
+        self.stats.sends += 1;
+        if empty && open {
+            self.ready.push(Event::Sent { conn, buf });
+            return;
+        }
+        entry.send = Some(buf);
+        entry.sent = 0;
+        if open {
+            self.push_send(conn, quietly);
+        }
     }
 }
 
@@ -226,21 +256,11 @@ impl Driver for Uring {
     }
 
     fn send(&mut self, conn: ConnId, buf: SendBuf) {
-        let Some(entry) = self.conns.get(conn).filter(|entry| entry.state != State::Closing && !entry.mute) else {
-            return;
-        };
-        assert!(entry.send.is_none(), "one send at a time: await Event::Sent first");
-        let (empty, open) = (buf.is_empty(), entry.state == State::Open);
-        self.stats.sends += 1;
-        if empty && open {
-            self.ready.push(Event::Sent { conn, buf });
-            return;
-        }
-        entry.send = Some(buf);
-        entry.sent = 0;
-        if open {
-            self.push_send(conn);
-        }
+        self.begin_send(conn, buf, false);
+    }
+
+    fn send_quietly(&mut self, conn: ConnId, buf: SendBuf) {
+        self.begin_send(conn, buf, true);
     }
 
     fn pause(&mut self, conn: ConnId) {
@@ -269,6 +289,7 @@ impl Driver for Uring {
     fn close(&mut self, conn: ConnId) {
         let Some(entry) = self.conns.get(conn).filter(|entry| entry.state != State::Closing) else { return };
         entry.state = State::Closing;
+        self.hurried |= entry.quiet;
         for kind in Kind::CANCELLABLE {
             self.cancel(conn, kind);
         }

@@ -128,6 +128,17 @@ impl Queue {
         self.reaped.extend(self.ring.completion());
     }
 
+    /// What was reaped and is not handled yet.
+    pub(super) fn reaped(&self) -> &[cqueue::Entry] {
+        &self.reaped
+    }
+
+    /// Whether everything was submitted, and every completion that this brought at once has been reaped.
+    pub(super) fn is_settled(&mut self) -> bool {
+        let submission = self.ring.submission();
+        submission.is_empty() && !submission.cq_overflow()
+    }
+
     /// Whether completions are there without another system call.
     pub(super) fn has_completions(&mut self) -> bool {
         !self.reaped.is_empty() || !self.ring.completion().is_empty()

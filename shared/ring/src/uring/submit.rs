@@ -16,6 +16,10 @@ use crate::{Addr, ConnId, Event, ListenerId, Op, clock};
 /// MSG_WAITALL: the kernel itself goes on after a short send. MSG_NOSIGNAL: a broken pipe is an error, not SIGPIPE.
 const SEND_FLAGS: i32 = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
 
+/// Octets up to which a quiet send is tried quietly. What is larger seldom fits into the socket at once, and would only be
+/// tried twice.
+const QUIET_BYTES_MAX: usize = 16 * 1024;
+
 impl Uring {
     /// Takes over a connected socket and begins to receive.
     pub(super) fn open(&mut self, fd: OwnedFd, tcp: bool) -> ConnId {
@@ -58,7 +62,8 @@ impl Uring {
     /// As [`push_cancel`](Self::push_cancel), once, if the connection has that operation under way.
     pub(super) fn cancel(&mut self, id: ConnId, kind: Kind) {
         let Some(conn) = self.conns.get(id) else { return };
-        if conn.has(kind) && conn.cancelling & kind as u8 == 0 {
+        let concludes = kind == Kind::Send && conn.quiet;
+        if conn.has(kind) && conn.cancelling & kind as u8 == 0 && !concludes {
             conn.cancelling |= kind as u8;
             self.push_cancel(Token::new(kind, id));
         }
@@ -85,20 +90,28 @@ impl Uring {
         self.push(Token::new(Kind::Receive, id), entry);
     }
 
-    /// Submits what is left of the connection's send.
-    pub(super) fn push_send(&mut self, id: ConnId) {
+    /// Submits what is left of the connection's send. `quietly`: it is tried in the submission itself (MSG_DONTWAIT), and
+    /// has a completion only if it was not done whole; then it is submitted again to be waited for.
+    pub(super) fn push_send(&mut self, id: ConnId, quietly: bool) {
         let Some(conn) = self.conns.get(id) else { return };
         let (Some(fd), Some(buf)) = (conn.raw(), conn.send.as_ref()) else { return };
-        let entry = if buf.tail.is_empty() {
-            let rest = &buf.head[conn.sent..];
+        let quietly = quietly && buf.len() <= QUIET_BYTES_MAX;
+        let flags = SEND_FLAGS | if quietly { libc::MSG_DONTWAIT } else { 0 };
+        let entry = if buf.is_plain() {
+            let rest = &buf.bytes[conn.sent..];
             let len = u32::try_from(rest.len()).unwrap_or(u32::MAX);
-            opcode::Send::new(types::Fd(fd), rest.as_ptr(), len).flags(SEND_FLAGS).build()
+            opcode::Send::new(types::Fd(fd), rest.as_ptr(), len).flags(flags).build()
         } else {
             let pinned = conn.pinned.get_or_insert_with(|| self.spare_pinned.pop().unwrap_or_else(Pinned::new));
             pinned.message.point_at(buf, conn.sent);
-            opcode::SendMsg::new(types::Fd(fd), pinned.message.as_ptr()).flags(SEND_FLAGS as u32).build()
+            opcode::SendMsg::new(types::Fd(fd), pinned.message.as_ptr()).flags(flags as u32).build()
         };
+        let entry = if quietly { entry.flags(squeue::Flags::SKIP_SUCCESS) } else { entry };
         conn.begin(Kind::Send);
+        conn.quiet = quietly;
+        if quietly {
+            self.quiet.push(id);
+        }
         self.push(Token::new(Kind::Send, id), entry);
     }
 

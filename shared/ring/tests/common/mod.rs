@@ -65,12 +65,18 @@ impl MakeReal for Epoll {
     }
 }
 
+impl<D> Real<D> {
+    pub fn of(driver: D) -> Self {
+        Real { driver, dir: tempfile::tempdir().unwrap(), sockets: 0 }
+    }
+}
+
 impl<D: MakeReal> Lab for Real<D> {
     type Socket = OwnedFd;
     type D = D;
 
     fn new(config: Config) -> Self {
-        Real { driver: D::make(config).unwrap(), dir: tempfile::tempdir().unwrap(), sockets: 0 }
+        Real::of(D::make(config).unwrap())
     }
 
     fn driver(&mut self) -> &mut D {

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::codec::Client as _;
+use crate::codec::{Client as _, Framed, Payload};
 
 /// Pieces of requests, good and bad, that make histories worth splitting.
 const PIECES: &[&str] = &[
@@ -106,8 +106,16 @@ impl Body {
     }
 
     fn send<C: Codec>(&self, codec: &mut C, id: StreamId, out: &mut Vec<u8>) {
-        for part in &self.parts {
-            assert_eq!(codec.send_data(id, part, false, out), part.len());
+        for (at, part) in self.parts.iter().enumerate() {
+            let taken = match at % 2 {
+                0 => codec.send_data(id, part, false, out),
+                _ => {
+                    let Framed { taken, place } = codec.send_payload(id, Payload::Elsewhere(part.len()), false, out);
+                    out.splice(place.at..place.at, part[..place.len].iter().copied());
+                    taken
+                }
+            };
+            assert_eq!(taken, part.len());
         }
         match &self.trailers {
             Some(fields) => {

@@ -178,7 +178,7 @@ async fn hosts(client: &Client, out: Out) -> Result<(), Error> {
         return document(&json!({ "hosts": hosts }));
     }
     if hosts.is_empty() {
-        return show::line("No hosts: name them as [[host]] in the edge's configuration");
+        return show::line("No hosts: start an agent with [join] (steady join-token makes the token that it needs)");
     }
     let rows: Vec<Vec<String>> = hosts
         .iter()

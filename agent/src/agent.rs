@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::api::{self, Api, Facts, Token};
 use crate::bundle::Bundles;
+use crate::channel::Channel;
 use crate::config::{Config, Live};
 use crate::gate::{Apps, Notice, Plane};
 use crate::host::{self, Host};
@@ -171,7 +172,7 @@ impl Agent {
             config: Arc::clone(&self.live),
             limits: self.limits,
             dirs: self.dirs,
-            host_name: self.config.name,
+            host_name: self.config.name.clone(),
             state_mark: self.mark,
             spawner: Spawner::start().map_err(Error::Thread)?,
             bundles: self.bundles,
@@ -185,7 +186,8 @@ impl Agent {
         });
         shared.board.publish_all();
         let host = Host::start(shared, self.known);
-        let facts = Facts { addr, io, started_at: OffsetDateTime::now_utc() };
+        let control = self.listener.local_addr().map_err(Error::Serve)?.to_string();
+        let facts = Facts { addr, control, io, started_at: OffsetDateTime::now_utc() };
         let hub = Hub::new(Arc::clone(&host) as _);
         let (configs, plain) = match &self.membership {
             Some(membership) => (membership.private_server(), Plain::Loopback),
@@ -193,6 +195,10 @@ impl Agent {
             None => (watch::channel(None).1, Plain::Anybody),
         };
         let listener = Listener::new(self.listener, configs, plain).map_err(Error::Serve)?;
+        let channel = self
+            .membership
+            .clone()
+            .map(|membership| Channel::new(membership, Arc::clone(&host), facts.clone(), self.config.zone.clone()));
         let keeping = self.membership.clone().map(|membership| tokio::spawn(async move { membership.keep().await }));
         let api = Api {
             host: Arc::clone(&host),
@@ -201,10 +207,15 @@ impl Agent {
             facts,
             reports: Arc::clone(&hub),
             membership: self.membership,
+            channel: channel.clone(),
             refused: listener.refused(),
         };
         let (end_api, api_ends) = oneshot::channel::<()>();
         let router = api::router(Arc::new(api));
+        let connected = channel.map(|channel| {
+            let router = router.clone();
+            tokio::spawn(async move { channel.keep(router).await })
+        });
         let router = router.into_make_service_with_connect_info::<Peer>();
         let mut served = tokio::spawn(async move {
             let ends = async { drop(api_ends.await) };
@@ -241,6 +252,9 @@ impl Agent {
         heeding.abort();
         reporting.abort();
         // Before the applications: nothing may be placed while they are stopped.
+        if let Some(connected) = connected {
+            connected.abort();
+        }
         let _ = end_api.send(());
         if ended.is_ok() {
             let _ = served.await;

@@ -22,6 +22,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::oneshot;
 
 use crate::bundle::BundleError;
+use crate::channel::Channel;
 use crate::gate::{Generation, Protocol, Role};
 use crate::host::Host;
 use crate::membership::Membership;
@@ -45,6 +46,7 @@ pub struct Api {
     pub facts: Facts,
     pub reports: Arc<Hub>,
     pub membership: Option<Arc<Membership>>,
+    pub channel: Option<Arc<Channel>>,
     /// Connections that the control port did not let in.
     pub refused: Arc<Refused>,
 }
@@ -54,6 +56,8 @@ pub struct Api {
 pub struct Facts {
     /// The data port's address, as bound.
     pub addr: String,
+    /// Where this API listens.
+    pub control: String,
     /// The driver in use.
     pub io: String,
     pub started_at: time::OffsetDateTime,
@@ -201,7 +205,7 @@ async fn host(State(api): State<Arc<Api>>) -> Json<serde_json::Value> {
 }
 
 /// The machine's memory (proc_meminfo(5)); 0 when it cannot be told.
-fn memory_bytes() -> u64 {
+pub(crate) fn memory_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total =
         text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse().ok());

@@ -48,6 +48,8 @@ pub struct Config {
     pub token_file: PathBuf,
     /// `None`: this host joins no cluster, and is reached in the clear from this machine alone.
     pub join: Option<JoinConfig>,
+    /// Where this host stands, as edges show it; empty: not said.
+    pub zone: String,
     pub apps: AppsConfig,
     pub bundles: BundleLimits,
     pub log: LogConfig,
@@ -176,6 +178,7 @@ fn read(table: toml::Table, faults: &mut Vec<Fault>) -> Option<Config> {
     {
         reader.fault::<()>("name", "must be 1 to 63 letters, digits, dots or dashes".to_owned());
     }
+    let zone = reader.text("zone").unwrap_or_default();
     let state_dir = reader.text_required("state_dir", "/var/lib/steady/agent").map(PathBuf::from);
     let workers = reader.number("workers", 0, 1024).unwrap_or(0) as usize;
     let io = reader.parsed("io", read_io).unwrap_or_default();
@@ -222,6 +225,7 @@ fn read(table: toml::Table, faults: &mut Vec<Fault>) -> Option<Config> {
         data_addr: data_addr?,
         control_addr: control_addr?,
         token_file,
+        zone,
         join: join.map(|(edges, file)| JoinConfig {
             edges,
             token_file: file.unwrap_or_else(|| state_dir.join("join-token")),

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod api;
 pub mod app_spec;
 pub mod bundle;
+pub mod channel;
 pub mod config;
 pub mod daemon;
 pub mod data;

@@ -90,6 +90,11 @@ impl Membership {
         self.published.subscribe()
     }
 
+    /// Where edges are.
+    pub fn edges(&self) -> &[std::net::SocketAddr] {
+        &self.config.edges
+    }
+
     /// For the control port.
     pub fn private_server(&self) -> steady_cluster::listen::Configs {
         self.private_server.subscribe()

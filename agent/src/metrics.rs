@@ -41,6 +41,7 @@ impl Metrics {
         let host = &*api.host;
         with_local_recorder(&self.recorder, || {
             record_membership(api);
+            record_channel(api);
             record_counters(&host.shared.counters);
             record_apps(host);
             for (worker, samples) in host.shared.plane.samples().iter().enumerate() {
@@ -65,6 +66,17 @@ fn record_membership(api: &Api) {
     let left = "steady_agent_certificate_seconds_left";
     describe_gauge!(left, Unit::Seconds, "How long this host's certificate is still good");
     gauge!(left).set(membership.seconds_left(SystemTime::now()).unwrap_or(0) as f64);
+}
+
+fn record_channel(api: &Api) {
+    let Some(channel) = &api.channel else { return };
+    let (is_open, opened, failed) = channel.counts();
+    let (open, dialled) = ("steady_agent_channel_open", "steady_agent_channels_total");
+    describe_gauge!(open, Unit::Count, "Whether this host has a channel to an edge");
+    gauge!(open).set(f64::from(u8::from(is_open)));
+    describe_counter!(dialled, "Channels to edges that were opened, or could not be");
+    counter!(dialled, "outcome" => "opened").absolute(opened);
+    counter!(dialled, "outcome" => "failed").absolute(failed);
 }
 
 fn record_counters(counters: &Counters) {

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use steady_table::AppName;
 
 use crate::agents::Hosts;
+use crate::agents::health::HostEvent;
 use crate::bundles::Bundles;
 use crate::config::Config;
 use crate::control::Control;
@@ -55,6 +56,10 @@ pub struct Edge {
     pub workflows: Tracker,
     pub metrics: Arc<Metrics>,
     pub reports: Arc<Reports>,
+    /// Where those that watch hosts tell what they find.
+    pub host_events: tokio::sync::mpsc::Sender<HostEvent>,
+    /// Held while a host that registers is written down.
+    pub registering: tokio::sync::Mutex<()>,
 }
 
 impl std::fmt::Debug for Edge {

@@ -66,6 +66,9 @@ impl Metrics {
                 certificates(r, call, well).increment(0);
             }
         }
+        for well in [true, false] {
+            registrations(r, well).increment(0);
+        }
         for class in ["2xx", "3xx", "4xx", "5xx"] {
             api_requests(r, class).increment(0);
         }
@@ -133,6 +136,11 @@ impl Metrics {
     /// A host asked for its next certificate.
     pub fn renewed(&self, well: bool) {
         certificates(&self.recorder, "renew", well).increment(1);
+    }
+
+    /// A host asked for its channel.
+    pub fn registered(&self, well: bool) {
+        registrations(&self.recorder, well).increment(1);
     }
 
     /// Connections to the private port that were not let in, so far.
@@ -284,6 +292,11 @@ fn certificates(recorder: &PrometheusRecorder, call: &str, well: bool) -> Counte
     let outcome = if well { "issued" } else { "refused" };
     let labels = [("call", call), ("outcome", outcome)];
     counter(recorder, "certificates_total", "Certificates that hosts asked for.", &labels)
+}
+
+fn registrations(recorder: &PrometheusRecorder, well: bool) -> Counter {
+    let outcome = if well { "taken" } else { "refused" };
+    counter(recorder, "registrations_total", "Hosts that asked for a channel.", &[("outcome", outcome)])
 }
 
 fn api_requests(recorder: &PrometheusRecorder, class: &str) -> Counter {

@@ -74,12 +74,12 @@ enum NotYet {
     Busy(usize),
 }
 
-/// Puts a host right; tried again until it is, or the host is gone again.
-pub async fn host_returned(edge: Arc<Edge>, host: String) {
+/// Puts a host right; tried again until it is, or the host is gone again. `claims`: what it has, where it just said so.
+pub async fn host_returned(edge: Arc<Edge>, host: String, mut claims: Option<Vec<AppStatus>>) {
     let mut pause = RETRY_FIRST;
     loop {
         let Some(handle) = edge.hosts.find(&host) else { return };
-        match pass(&edge, &handle).await {
+        match pass(&edge, &handle, claims.take()).await {
             Ok(()) => return,
             Err(NotYet::Store(StoreError::Closed) | NotYet::Control(ControlError::Stopped)) => return,
             Err(error) => tracing::info!(host, %error, "the host is not as it should be yet"),
@@ -94,10 +94,13 @@ pub async fn host_returned(edge: Arc<Edge>, host: String) {
 }
 
 /// Looks at everything once.
-async fn pass(edge: &Arc<Edge>, handle: &HostHandle) -> Result<(), NotYet> {
+async fn pass(edge: &Arc<Edge>, handle: &HostHandle, claims: Option<Vec<AppStatus>>) -> Result<(), NotYet> {
     let host = handle.record.name.as_str();
-    let claims: HashMap<String, AppStatus> =
-        handle.client.apps(AGENT_ANSWER).await?.into_iter().map(|claim| (claim.name.clone(), claim)).collect();
+    let claims = match claims {
+        Some(claims) => claims,
+        None => handle.client.apps(AGENT_ANSWER).await?,
+    };
+    let claims: HashMap<String, AppStatus> = claims.into_iter().map(|claim| (claim.name.clone(), claim)).collect();
     let mut names: Vec<AppName> =
         edge.store().apps_on(host.to_owned()).await?.into_iter().map(|record| record.name).collect();
     names.extend(claims.keys().filter_map(|name| AppName::new(name).ok()));

@@ -161,6 +161,7 @@ pub async fn run(config: Config, plane: Arc<dyn Plane>, parts: Parts) -> Result<
             cluster: Some(credentials.borrow_and_update().clone()),
             settings: config.settings(),
         };
+        let (events_in, events) = mpsc::channel(64);
         let control = Control::start(dir, initial, first, store, Arc::clone(&plane), Arc::clone(&metrics));
         let edge = Arc::new(Edge {
             facts,
@@ -173,9 +174,10 @@ pub async fn run(config: Config, plane: Arc<dyn Plane>, parts: Parts) -> Result<
             workflows: Tracker::default(),
             metrics,
             reports: Arc::new(Reports::new(plane.meters())),
+            host_events: events_in,
+            registering: tokio::sync::Mutex::default(),
         });
         tokio::spawn(follow::look(Arc::clone(&edge.reports), edge.begun));
-        let (events_in, events) = mpsc::channel(64);
         let following = Arc::clone(&edge);
         tokio::spawn(async move {
             while credentials.changed().await.is_ok() {
@@ -183,10 +185,10 @@ pub async fn run(config: Config, plane: Arc<dyn Plane>, parts: Parts) -> Result<
                 following.control.set_cluster(now).await;
             }
         });
-        begin(&edge, &events_in).await;
+        begin(&edge).await;
         tokio::spawn(follow_hosts(Arc::clone(&edge), events));
         api.open(Arc::clone(&edge));
-        obey(&edge, &api, &events_in, config_file.as_deref(), &mut orders, &mut certs, &*on_reload).await;
+        obey(&edge, &api, config_file.as_deref(), &mut orders, &mut certs, &*on_reload).await;
     }
     api.stop();
     shut_down(&*plane, config.timeouts.drain, &mut orders).await;
@@ -251,7 +253,7 @@ async fn stop_ordered(orders: &mut mpsc::Receiver<Order>) {
 
 /// Takes up what the store knows: hosts of it and of the configuration, domains, bundles, workflows. Hosts are watched last:
 /// by then each workflow that was under way holds its application, so that nobody puts that right behind its back.
-async fn begin(edge: &Arc<Edge>, events: &mpsc::Sender<HostEvent>) {
+async fn begin(edge: &Arc<Edge>) {
     let config = edge.config.load_full();
     let mut new = Vec::new();
     match edge.store().load().await {
@@ -266,7 +268,7 @@ async fn begin(edge: &Arc<Edge>, events: &mpsc::Sender<HostEvent>) {
     if let Err(error) = resume_all(edge).await {
         tracing::error!(%error, "workflows that were under way are not taken up");
     }
-    new.into_iter().for_each(|handle| watch_new(edge, handle, events));
+    new.into_iter().for_each(|handle| watch_new(edge, handle));
 }
 
 /// The handle, if it is new and wants watching.
@@ -277,14 +279,15 @@ fn put_host(edge: &Edge, record: HostRecord) -> Option<Arc<HostHandle>> {
     })
 }
 
-fn watch_new(edge: &Arc<Edge>, handle: Arc<HostHandle>, events: &mpsc::Sender<HostEvent>) {
+/// Watches a host and follows its reports, until another handle takes this one's place.
+pub(crate) fn watch_new(edge: &Arc<Edge>, handle: Arc<HostHandle>) {
     let paced = Arc::clone(edge);
     let pace = move || {
         let health = &paced.config.load().health;
-        Pace { every: health.every, down_after: health.down_after }
+        Pace { every: health.every, suspect_after: health.suspect_after, down_after: health.down_after }
     };
     tokio::spawn(follow::follow(Arc::clone(&edge.reports), Arc::clone(&edge.hosts), Arc::clone(&handle), edge.begun));
-    tokio::spawn(watch_host(Arc::clone(&edge.hosts), handle, pace, events.clone()));
+    tokio::spawn(watch_host(Arc::clone(&edge.hosts), handle, pace, edge.host_events.clone()));
 }
 
 /// Brings the hosts to what the configuration says. One that still has applications stays, with a warning.
@@ -302,7 +305,7 @@ async fn apply_hosts(edge: &Edge, wanted: &[HostConfig], contents: &Contents) ->
     let mut writes: Vec<Write> = Vec::new();
     let mut removed = Vec::new();
     for known in &contents.hosts {
-        if wanted.iter().any(|host| host.name == known.name) {
+        if known.is_registered() || wanted.iter().any(|host| host.name == known.name) {
             continue;
         }
         let uses = |app: &crate::store::AppRecord| {
@@ -380,8 +383,8 @@ async fn follow_hosts(edge: Arc<Edge>, mut events: mpsc::Receiver<HostEvent>) {
                 }
                 edge.control.set_host(&host, state).await;
             }
-            HostEvent::Returned { host } => {
-                tokio::spawn(host_returned(Arc::clone(&edge), host));
+            HostEvent::Returned { host, claims } => {
+                tokio::spawn(host_returned(Arc::clone(&edge), host, claims));
             }
         }
     }
@@ -391,7 +394,6 @@ async fn follow_hosts(edge: Arc<Edge>, mut events: mpsc::Receiver<HostEvent>) {
 async fn obey(
     edge: &Arc<Edge>,
     api: &Api,
-    events: &mpsc::Sender<HostEvent>,
     file: Option<&Path>,
     orders: &mut mpsc::Receiver<Order>,
     certs: &mut watch::Receiver<Certs>,
@@ -405,7 +407,7 @@ async fn obey(
                 Some(Order::Stop) => return,
                 Some(Order::Reload) => {
                     on_reload();
-                    reload(edge, api, events, file).await;
+                    reload(edge, api, file).await;
                 }
                 None => orders_alive = false,
             },
@@ -422,7 +424,7 @@ async fn obey(
 }
 
 /// Reads the configuration again. A file that is wrong changes nothing.
-async fn reload(edge: &Arc<Edge>, api: &Api, events: &mpsc::Sender<HostEvent>, file: Option<&Path>) {
+async fn reload(edge: &Arc<Edge>, api: &Api, file: Option<&Path>) {
     if let Err(error) = api.reload_token() {
         tracing::error!(%error, "the old token stays");
     }
@@ -449,7 +451,7 @@ async fn reload(edge: &Arc<Edge>, api: &Api, events: &mpsc::Sender<HostEvent>, f
     match edge.store().load().await {
         Ok(contents) => {
             for handle in apply_hosts(edge, &effective.hosts, &contents).await {
-                watch_new(edge, handle, events);
+                watch_new(edge, handle);
             }
             apply_domains(edge, &effective.domains, &contents).await;
         }

@@ -377,7 +377,9 @@ impl System {
         let dir = self.dir();
         let Some(host) = index.checked_sub(1).and_then(|index| self.hosts.get(index)) else {
             let state_dir = dir.join("lb");
-            let lb = config::Lb::new(dir, &state_dir, &self.args, self.edge, self.hosts.clone());
+            // The others register by themselves.
+            let named = self.hosts.iter().filter(|host| host.token_file.is_some()).cloned().collect();
+            let lb = config::Lb::new(dir, &state_dir, &self.args, self.edge, named);
             return config::write(&state_dir.join("lb.toml"), &lb);
         };
         let state_dir = dir.join(&host.name);

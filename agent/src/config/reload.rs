@@ -50,6 +50,7 @@ impl Config {
         }
         note_restart! {
             "name" => name;
+            "zone" => zone;
             "state_dir" => state_dir;
             "workers" => workers;
             "io" => io;

@@ -17,25 +17,18 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use steady_cluster::Member;
+use steady_cluster::channel::Registration;
+pub use steady_cluster::channel::{Claim as AppStatus, Hold as Role};
 use steady_cluster::connect::{Configs, Connector};
 use steady_table::AppName;
 use tokio_util::io::ReaderStream;
 
+use super::channel::Slot;
 use crate::limits::{AGENT_ANSWER, AGENT_ANSWER_BYTES, AGENT_CONNECT, AGENT_GRACE, AGENT_READY_WAIT, AGENT_UPLOAD};
 
 /// Connections to one agent that are kept while nothing is asked, and for how long.
 const IDLE_CONNECTIONS: usize = 4;
 const IDLE_TIME: Duration = Duration::from_secs(30);
-
-/// What a host is to an application, as the agent's API spells it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    Owner,
-    Incoming,
-    Draining,
-    Absent,
-}
 
 /// `GET /v1/host`; fields that this program does not act on are passed over.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -47,19 +40,12 @@ pub struct HostInfo {
     pub started_at: Value,
 }
 
-/// One application as its host tells of it.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct AppStatus {
-    pub name: String,
-    pub role: Role,
-    pub generation: u64,
-    #[serde(default)]
-    pub version: u32,
-    #[serde(default)]
-    pub digest: String,
-    /// `ready`, `cold`, `crashed` ...
-    #[serde(default)]
-    pub state: String,
+impl HostInfo {
+    /// As a host that registers tells of it.
+    pub fn of(registration: &Registration) -> HostInfo {
+        let Registration { name, version, start, .. } = registration;
+        HostInfo { name: name.clone(), version: version.clone(), started_at: (*start).into() }
+    }
 }
 
 /// What a drain came to.
@@ -85,11 +71,11 @@ pub struct Placement {
 #[non_exhaustive]
 pub enum AgentError {
     /// No connection came about: the agent knows nothing of this call.
-    #[error("its agent cannot be reached at {addr}: {why}")]
-    Unreachable { addr: SocketAddr, why: String },
+    #[error("its agent cannot be reached {at}: {why}")]
+    Unreachable { at: String, why: String },
     /// The connection broke or the deadline passed: the agent may or may not have acted.
-    #[error("its agent at {addr} did not answer: {why}")]
-    NoAnswer { addr: SocketAddr, why: String },
+    #[error("its agent did not answer {at}: {why}")]
+    NoAnswer { at: String, why: String },
     /// The agent knows a greater generation.
     #[error("its agent refused: {detail}")]
     Stale { detail: String },
@@ -128,11 +114,23 @@ pub struct AgentClient {
 
 #[derive(Debug)]
 struct Inner {
-    addr: SocketAddr,
+    /// In errors: `at IP:PORT`, `over its channel`.
+    at: String,
+    /// In the requests' `authority`; nobody looks it up.
+    authority: String,
     access: Access,
     /// Read at first use, and again after a 401: a token may be replaced while we run.
     token: Mutex<Option<HeaderValue>>,
-    http: Client<Connector, Body>,
+    way: Way,
+}
+
+/// How a call gets there.
+#[derive(Debug)]
+enum Way {
+    /// By connections of our own.
+    Dial(Box<Client<Connector, Body>>),
+    /// Over the connection that the host has opened.
+    Channel(Arc<Slot>),
 }
 
 /// By what an agent lets us in.
@@ -140,7 +138,7 @@ struct Inner {
 enum Access {
     /// The token in this file.
     Token(PathBuf),
-    /// Our certificate, shown when the connection is made.
+    /// What was shown when the connection was made.
     Certificate,
 }
 
@@ -155,6 +153,13 @@ impl AgentClient {
         AgentClient::with(addr, Connector::tls(addr, tls, member.server_name()), Access::Certificate)
     }
 
+    /// The agent of a host that registered.
+    pub fn over_channel(host: &str, slot: Arc<Slot>) -> AgentClient {
+        let (at, authority) = ("over its channel".to_owned(), host.to_owned());
+        let (access, token, way) = (Access::Certificate, Mutex::new(None), Way::Channel(slot));
+        AgentClient { inner: Arc::new(Inner { at, authority, access, token, way }) }
+    }
+
     fn with(addr: SocketAddr, connector: Connector, access: Access) -> AgentClient {
         let http = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE_TIME)
@@ -163,12 +168,10 @@ impl AgentClient {
             // A request on a kept connection that broke is sent again only when nothing of it was written.
             .retry_canceled_requests(true)
             .build(connector);
-        let inner = Inner { addr, access, token: Mutex::new(None), http };
-        AgentClient { inner: Arc::new(inner) }
-    }
-
-    pub fn addr(&self) -> SocketAddr {
-        self.inner.addr
+        let (at, authority) = (format!("at {addr}"), addr.to_string());
+        AgentClient {
+            inner: Arc::new(Inner { at, authority, access, token: Mutex::new(None), way: Way::Dial(Box::new(http)) }),
+        }
     }
 
     /// `GET /v1/host`.
@@ -318,14 +321,21 @@ impl AgentClient {
         deadline: Duration,
     ) -> Result<Response<hyper::body::Incoming>, AgentError> {
         let call = async {
-            self.inner.http.request(request).await.map_err(|error| {
-                let why = root_cause(&error);
-                if error.is_connect() {
-                    AgentError::Unreachable { addr: self.inner.addr, why }
-                } else {
-                    self.no_answer(why)
+            match &self.inner.way {
+                Way::Dial(http) => http.request(request).await.map_err(|error| {
+                    let why = root_cause(&error);
+                    if error.is_connect() { self.unreachable(why) } else { self.no_answer(why) }
+                }),
+                Way::Channel(slot) => {
+                    let calls = slot.calls(AGENT_CONNECT).await;
+                    let mut calls = calls.ok_or_else(|| self.unreachable("the host is not connected".into()))?;
+                    calls.try_send_request(request).await.map_err(|mut error| {
+                        let unsent = error.take_message().is_some();
+                        let why = root_cause(error.error());
+                        if unsent { self.unreachable(why) } else { self.no_answer(why) }
+                    })
                 }
-            })
+            }
         };
         self.within(deadline, call).await
     }
@@ -341,12 +351,16 @@ impl AgentClient {
         }
     }
 
-    fn no_answer(&self, why: String) -> AgentError {
-        AgentError::NoAnswer { addr: self.inner.addr, why }
+    pub(crate) fn no_answer(&self, why: String) -> AgentError {
+        AgentError::NoAnswer { at: self.inner.at.clone(), why }
+    }
+
+    fn unreachable(&self, why: String) -> AgentError {
+        AgentError::Unreachable { at: self.inner.at.clone(), why }
     }
 
     fn uri(&self, path: &str) -> Result<Uri, AgentError> {
-        let text = format!("http://{}{path}", self.inner.addr);
+        let text = format!("http://{}{path}", self.inner.authority);
         text.parse()
             .map_err(|error| AgentError::Rejected { status: 400, detail: format!("{path:?} is no path: {error}") })
     }

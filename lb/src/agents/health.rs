@@ -1,12 +1,12 @@
-//! Whether hosts are there. Each is asked once a second (with jitter); what the answers mean is decided by [`Health`], which
-//! does no I/O.
+//! Whether hosts are there. Those of the configuration are asked once a second (with jitter); those that registered report by
+//! themselves, and are judged by when they last did. What it means is decided by [`Health`], which does no I/O.
 //!
 //! ```text
 //!            answer                     answer
 //!        ┌────────────┐        ┌───────────────────────┐
 //!        ▼            │        ▼                       │
 //!       Up ──3 failures──▶ Suspected ──down_after, and its──▶ Down
-//!                              ▲      data port refuses        │
+//!         or suspect_after     ▲      data port refuses        │
 //!                              └──── its data port answers ────┘
 //! ```
 //!
@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::client::data_port_answers;
+use super::channel::{Open, Slot};
+use super::client::{AppStatus, HostInfo, data_port_answers};
 use super::{HostHandle, Hosts};
 use crate::limits::{HEALTH_ANSWER, HEALTH_FAILURES};
 use crate::snapshot::HostState;
@@ -54,20 +55,32 @@ impl Health {
     /// Takes in what was found at `now`.
     pub fn observe(&mut self, look: Look, now: Instant, down_after: Duration) -> HostState {
         match look {
-            Look::Answered => *self = Health { state: HostState::Up, failures: 0, silent_since: None },
+            Look::Answered => self.answered(),
             Look::Silent { data_port } => {
                 self.failures = self.failures.saturating_add(1);
                 let since = *self.silent_since.get_or_insert(now);
-                let long = now.saturating_duration_since(since) >= down_after;
-                self.state = match self.state {
-                    HostState::Up if self.failures < HEALTH_FAILURES => HostState::Up,
-                    _ if data_port => HostState::Suspected,
-                    HostState::Down => HostState::Down,
-                    HostState::Up | HostState::Suspected if long => HostState::Down,
-                    HostState::Up | HostState::Suspected => HostState::Suspected,
-                };
+                if self.state == HostState::Up && self.failures < HEALTH_FAILURES {
+                    return HostState::Up;
+                }
+                self.silent(data_port, now.saturating_duration_since(since) >= down_after)
             }
         }
+    }
+
+    /// It gave a sign of life.
+    pub fn answered(&mut self) -> HostState {
+        *self = Health { state: HostState::Up, failures: 0, silent_since: None };
+        self.state
+    }
+
+    /// It has been silent for too long to be up. `long`: for `down_after`.
+    pub fn silent(&mut self, data_port: bool, long: bool) -> HostState {
+        self.state = match self.state {
+            _ if data_port => HostState::Suspected,
+            HostState::Down => HostState::Down,
+            HostState::Up | HostState::Suspected if long => HostState::Down,
+            HostState::Up | HostState::Suspected => HostState::Suspected,
+        };
         self.state
     }
 }
@@ -84,14 +97,16 @@ pub enum HostEvent {
     /// It changed its state.
     State { host: String, state: HostState },
     /// It answers again, or for the first time, or its agent is another process than before: compare what it has with what
-    /// it should have.
-    Returned { host: String },
+    /// it should have. `claims`: what it has, where it said so with its registration.
+    Returned { host: String, claims: Option<Vec<AppStatus>> },
 }
 
 /// How the watch is paced; read before each look, so that it can change while running.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     pub every: Duration,
+    /// Of a host that registered: without a report.
+    pub suspect_after: Duration,
     pub down_after: Duration,
 }
 
@@ -102,9 +117,12 @@ pub async fn watch(
     pace: impl Fn() -> Pace + Send + 'static,
     events: mpsc::Sender<HostEvent>,
 ) {
+    if let Some(slot) = handle.slot.clone() {
+        return watch_registered(hosts, handle, slot, pace, events).await;
+    }
     let mut health = Health::new();
     while hosts.is_current(&handle) && !events.is_closed() {
-        let Pace { every, down_after } = pace();
+        let Pace { every, down_after, .. } = pace();
         let (look, returned) = look(&handle).await;
         let before = health.state();
         let state = health.observe(look, Instant::now(), down_after);
@@ -114,12 +132,62 @@ pub async fn watch(
             return;
         }
         if (returned || (state == HostState::Up && before != state))
-            && events.send(HostEvent::Returned { host }).await.is_err()
+            && events.send(HostEvent::Returned { host, claims: None }).await.is_err()
         {
             return;
         }
         // Jitter keeps the hosts of many edges from being asked at the same moments.
         tokio::time::sleep(every.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
+    }
+}
+
+/// As [`watch`], of a host that reports by itself.
+async fn watch_registered(
+    hosts: Arc<Hosts>,
+    handle: Arc<HostHandle>,
+    slot: Arc<Slot>,
+    pace: impl Fn() -> Pace + Send + 'static,
+    events: mpsc::Sender<HostEvent>,
+) {
+    let begun = Instant::now();
+    let mut health = Health::new();
+    let mut open = slot.subscribe();
+    let mut announced = 0;
+    while hosts.is_current(&handle) && !events.is_closed() {
+        let pace = pace();
+        let new = open.borrow_and_update().clone().filter(|open| open.number != announced);
+        let heard = slot.heard();
+        let before = health.state();
+        let state = if heard.is_some_and(|heard| heard.elapsed() <= pace.suspect_after) {
+            health.answered()
+        } else {
+            let data_port = data_port_answers(&handle.record.addr).await;
+            health.silent(data_port, heard.unwrap_or(begun).elapsed() >= pace.down_after)
+        };
+        handle.set_live(|live| {
+            (live.state, live.seen) = (state, heard);
+            if let Some(open) = &new {
+                live.info = Some(HostInfo::of(&open.registration));
+            }
+        });
+        let host = || handle.record.name.clone();
+        if state != before && events.send(HostEvent::State { host: host(), state }).await.is_err() {
+            return;
+        }
+        let claims = new.map(|open: Arc<Open>| {
+            announced = open.number;
+            open.registration.apps.clone()
+        });
+        if (claims.is_some() || (state == HostState::Up && before != state))
+            && events.send(HostEvent::Returned { host: host(), claims }).await.is_err()
+        {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pace.every) => {}
+            // The slot is ours.
+            _ = open.changed() => {}
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The hosts: a client to each agent, and what is known of each right now.
 
+pub mod channel;
 pub mod client;
 pub mod health;
 
@@ -14,12 +15,15 @@ use steady_table::AppName;
 
 use crate::snapshot::HostState;
 use crate::store::HostRecord;
+use channel::Slot;
 use client::{AgentClient, HostInfo};
 
 /// Every host that the store knows.
 #[derive(Debug, Default)]
 pub struct Hosts {
     by_name: DashMap<String, Arc<HostHandle>>,
+    /// The channels of hosts that register.
+    slots: DashMap<String, Arc<Slot>>,
     /// How hosts that joined are reached; `None`: there is no cluster.
     tls: Option<Configs>,
 }
@@ -29,6 +33,8 @@ pub struct Hosts {
 pub struct HostHandle {
     pub record: HostRecord,
     pub client: AgentClient,
+    /// Of a host that registers.
+    pub slot: Option<Arc<Slot>>,
     live: Mutex<Live>,
 }
 
@@ -52,8 +58,14 @@ pub struct BadControl {
 }
 
 impl HostHandle {
-    /// `tls`: what an edge shows to hosts that joined.
-    pub fn new(record: HostRecord, tls: Option<&Configs>) -> Result<HostHandle, BadControl> {
+    /// One that registers, with the slot of its channel.
+    fn registered(record: HostRecord, slot: Arc<Slot>) -> HostHandle {
+        let client = AgentClient::over_channel(&record.name, Arc::clone(&slot));
+        HostHandle { record, client, slot: Some(slot), live: Mutex::new(Live::unknown()) }
+    }
+
+    /// One that is reached at its address. `tls`: what an edge shows to hosts that joined.
+    fn dialled(record: HostRecord, tls: Option<&Configs>) -> Result<HostHandle, BadControl> {
         let addr: SocketAddr = record
             .control
             .parse()
@@ -67,9 +79,7 @@ impl HostHandle {
             }
             (file, _) => AgentClient::new(addr, file),
         };
-        // Nothing is known yet: its data path is used, it is not preferred, and nothing is placed on it.
-        let live = Live { state: HostState::Suspected, seen: None, info: None };
-        Ok(HostHandle { record, client, live: Mutex::new(live) })
+        Ok(HostHandle { record, client, slot: None, live: Mutex::new(Live::unknown()) })
     }
 
     pub fn live(&self) -> Live {
@@ -85,10 +95,17 @@ impl HostHandle {
     }
 }
 
+impl Live {
+    /// Nothing is known yet: its data path is used, it is not preferred, and nothing is placed on it.
+    fn unknown() -> Live {
+        Live { state: HostState::Suspected, seen: None, info: None }
+    }
+}
+
 impl Hosts {
     /// None yet; those that join are reached with these.
     pub fn new(tls: Configs) -> Hosts {
-        Hosts { by_name: DashMap::new(), tls: Some(tls) }
+        Hosts { tls: Some(tls), ..Hosts::default() }
     }
 
     pub fn find(&self, name: &str) -> Option<Arc<HostHandle>> {
@@ -112,13 +129,26 @@ impl Hosts {
         if self.find(&record.name).is_some_and(|known| known.record == record) {
             return Ok(None);
         }
-        let handle = Arc::new(HostHandle::new(record, self.tls.as_ref())?);
+        let handle = Arc::new(if record.is_registered() {
+            let slot = self.slot(&record.name);
+            HostHandle::registered(record, slot)
+        } else {
+            // Nobody uses its channel any more.
+            self.slots.remove(&record.name).inspect(|(_, slot)| slot.close());
+            HostHandle::dialled(record, self.tls.as_ref())?
+        });
         self.by_name.insert(handle.record.name.clone(), Arc::clone(&handle));
         Ok(Some(handle))
     }
 
     pub fn remove(&self, name: &str) {
         self.by_name.remove(name);
+        self.slots.remove(name).inspect(|(_, slot)| slot.close());
+    }
+
+    /// The channel of a host that registers, or may.
+    pub fn slot(&self, name: &str) -> Arc<Slot> {
+        Arc::clone(&self.slots.entry(name.to_owned()).or_default())
     }
 
     /// Whether this handle is still the one of its host.

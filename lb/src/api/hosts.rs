@@ -5,12 +5,14 @@ use std::collections::HashMap;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{OriginalUri, Path};
-use axum::http::Request;
+use axum::http::{Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::{Problem, Running, strip_hop_by_hop};
 use crate::agents::{HostHandle, state_name};
+use crate::snapshot::HostState;
+use crate::store::{Commit, Write};
 
 pub async fn list(Running(edge): Running) -> Result<Json<Value>, Problem> {
     let counts = edge.store().counts().await?;
@@ -25,15 +27,38 @@ pub async fn show(Running(edge): Running, Path(name): Path<String>) -> Result<Js
 
 fn render(host: &HostHandle, counts: &HashMap<String, u64>) -> Value {
     let (record, live) = (&host.record, host.live());
+    let open = host.slot.as_ref().and_then(|slot| slot.open());
+    let said = open.as_ref().map(|open| &open.registration);
+    let control = if record.is_registered() { said.map(|said| &*said.control) } else { Some(&*record.control) };
     json!({
         "name": record.name,
         "addr": record.addr,
-        "control": record.control,
+        "control": control,
         "state": state_name(live.state),
         "apps": counts.get(&record.name).copied().unwrap_or(0),
         "version": live.info.map(|info| info.version),
         "last_seen_ms": live.seen.map(|seen| seen.elapsed().as_millis() as u64),
+        "registered": record.is_registered(),
+        "connected_ms": open.as_ref().map(|open| open.since.elapsed().as_millis() as u64),
+        "from": open.as_ref().map(|open| open.peer),
+        "zone": said.map(|said| &*said.zone),
+        "capacity": said.map(|said| said.capacity),
     })
+}
+
+/// Forgets a host that registered and is gone for good. One that comes back registers anew.
+pub async fn remove(Running(edge): Running, Path(name): Path<String>) -> Result<StatusCode, Problem> {
+    let _one_at_a_time = edge.registering.lock().await;
+    let host = edge.hosts.find(&name).ok_or_else(|| Problem::no_host(&name))?;
+    let refused = |why: &str| Problem::new(409, format!("{name} is not forgotten"), why);
+    let slot = host.slot.as_ref().ok_or_else(|| refused("the configuration names it: take it out there"))?;
+    if host.state() == HostState::Up || slot.open().is_some() {
+        return Err(refused("it is there: stop its agent first"));
+    }
+    let (what, writes) = (format!("host {name} is forgotten"), vec![Write::RemoveHost(name.clone())]);
+    edge.control.commit(Commit { at_ms: edge.now(), what, expect: Vec::new(), writes }).await?;
+    edge.hosts.remove(&name);
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Passes a request on, with our token in place of the client's; both bodies stream.

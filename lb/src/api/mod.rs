@@ -4,6 +4,7 @@
 //! metrics is a 503 that says why, and the data path serves from its table.
 
 mod apps;
+mod channel;
 mod exchanges;
 mod hosts;
 mod join;
@@ -159,7 +160,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/apps/{name}/latency", get(latency::app))
         .route("/v1/latency", get(latency::all))
         .route("/v1/hosts", get(hosts::list))
-        .route("/v1/hosts/{host}", get(hosts::show))
+        .route("/v1/hosts/{host}", get(hosts::show).delete(hosts::remove))
         .route("/v1/hosts/{host}/{*rest}", any(hosts::forward))
         .route("/v1/exchanges", get(exchanges::list))
         .route("/v1/exchanges/{id}", delete(exchanges::cut))
@@ -177,6 +178,7 @@ pub fn router(api: Arc<Api>) -> Router {
         // These carry their own proof: a join token, a certificate.
         .route("/v1/join", post(join::join))
         .route("/v1/renew", post(join::renew))
+        .route("/v1/channel", post(channel::open))
         .merge(guarded)
         .layer(DefaultBodyLimit::max(API_BODY_BYTES))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), count))

@@ -125,6 +125,8 @@ pub struct Timeouts {
 pub struct Health {
     /// Between two questions to one host.
     pub every: Duration,
+    /// Without a report for so long, a host that registered is suspected.
+    pub suspect_after: Duration,
     /// Silence after which a host whose data port refuses too is down.
     pub down_after: Duration,
 }
@@ -371,9 +373,10 @@ fn read_timeouts(mut section: Section) -> Timeouts {
 
 fn read_health(mut section: Section) -> Health {
     let every = section.duration("every").unwrap_or(Duration::from_secs(1));
+    let suspect_after = section.duration("suspect_after").unwrap_or(Duration::from_secs(3));
     let down_after = section.duration("down_after").unwrap_or(Duration::from_secs(10));
     section.finish();
-    Health { every, down_after }
+    Health { every, suspect_after, down_after }
 }
 
 fn read_log(mut section: Section) -> Log {

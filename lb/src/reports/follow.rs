@@ -21,11 +21,23 @@ pub async fn follow(reports: Arc<Reports>, hosts: Arc<Hosts>, handle: Arc<HostHa
             Err(error) => error.to_string(),
         };
         tracing::debug!(host, why, "its reports are asked for again");
-        tokio::time::sleep(REPORT_AGAIN.mul_f64(0.5 + fastrand::f64())).await;
+        tokio::select! {
+            () = tokio::time::sleep(REPORT_AGAIN.mul_f64(0.5 + fastrand::f64())) => {}
+            () = another_channel(&handle) => {}
+        }
     }
     if hosts.find(host).is_none() {
         reports.forget_host(host);
     }
+}
+
+/// Returns when a host that registers has opened another channel.
+async fn another_channel(handle: &HostHandle) {
+    let Some(slot) = &handle.slot else { return std::future::pending().await };
+    let mut open = slot.subscribe();
+    let now = open.borrow_and_update().as_ref().map(|open| open.number);
+    // The slot is the handle's.
+    let _ = open.wait_for(|open| open.as_ref().is_some_and(|open| Some(open.number) != now)).await;
 }
 
 /// Takes one report after the other; gives why one was not taken.
@@ -33,13 +45,16 @@ async fn until_broken(reports: &Reports, handle: &HostHandle, begun: Instant) ->
     let mut frames = Frames { body: handle.client.reports().await?, buffer: BytesMut::new() };
     loop {
         let frame = tokio::time::timeout(REPORT_SILENCE, frames.next()).await;
-        let broken = |why: &str| AgentError::NoAnswer { addr: handle.client.addr(), why: why.to_owned() };
+        let broken = |why: &str| handle.client.no_answer(why.to_owned());
         let frame = frame.map_err(|_| broken("it has stopped reporting"))?.map_err(|why| broken(&why))?;
         if let Err(refused) = reports.apply(&handle.record.name, &frame, begun.elapsed()) {
             if !matches!(refused, Refused::OutOfStep) {
                 tracing::warn!(host = handle.record.name, %refused, "a report is not taken");
             }
             return Ok(refused);
+        }
+        if let Some(slot) = &handle.slot {
+            slot.hear(Instant::now());
         }
     }
 }

@@ -17,15 +17,22 @@ use steady_table::{AppName, DomainName};
 /// Milliseconds since 1970-01-01 UTC.
 pub type Millis = u64;
 
-/// A machine that runs applications, as the configuration names it.
+/// A machine that runs applications: the configuration names it, or it has registered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostRecord {
     pub name: String,
     /// Its data port: `IP:PORT` or `unix:/path`.
     pub addr: String,
-    /// Its agent's API: `IP:PORT`.
+    /// Its agent's API: `IP:PORT`; empty: it registers, and is reached over its channel.
     pub control: String,
     pub token_file: String,
+}
+
+impl HostRecord {
+    /// Whether the host itself told of it; otherwise the configuration did.
+    pub fn is_registered(&self) -> bool {
+        self.control.is_empty()
+    }
 }
 
 /// An application and the one place where it lives.

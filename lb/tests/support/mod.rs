@@ -273,7 +273,7 @@ fn problem(status: u16, detail: &str) -> Response {
     (StatusCode::from_u16(status).unwrap(), Json(json!({"title": "no", "detail": detail}))).into_response()
 }
 
-fn agent_router(agent: Arc<Agent>) -> Router {
+pub fn agent_router(agent: Arc<Agent>) -> Router {
     Router::new()
         .route(
             "/v1/host",
@@ -282,6 +282,7 @@ fn agent_router(agent: Arc<Agent>) -> Router {
             }),
         )
         .route("/v1/apps", get(agent_apps))
+        .route("/v1/reports", get(agent_reports))
         .route("/v1/bundles/{digest}", head(agent_has).put(agent_bundle))
         .route("/v1/apps/{name}", put(agent_put).delete(agent_delete))
         .route("/v1/apps/{name}/drain", post(agent_drain))
@@ -307,6 +308,20 @@ async fn agent_apps(State(agent): State<Arc<Agent>>) -> Json<Value> {
         })
         .collect();
     Json(json!({"apps": apps}))
+}
+
+/// A report that tells nothing, again and again.
+async fn agent_reports() -> Response {
+    let reports = futures_util::stream::unfold(0, |number| async move {
+        if number > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let mut report = Vec::new();
+        steady_timing::Report { start: 1, number: number + 1, base: number, entries: Vec::new() }.encode(&mut report);
+        let framed = [&u32::try_from(report.len()).unwrap().to_be_bytes()[..], &report].concat();
+        Some((Ok::<_, std::convert::Infallible>(Bytes::from(framed)), number + 1))
+    });
+    axum::body::Body::from_stream(reports).into_response()
 }
 
 async fn agent_has(State(agent): State<Arc<Agent>>, UrlPath(digest): UrlPath<String>) -> StatusCode {
@@ -526,7 +541,7 @@ pub struct Life {
 pub fn config(dir: &Path) -> Config {
     let text = format!(
         "state_dir = {:?}\ndomains = [\"steady.test\"]\n[private]\naddr = \"127.0.0.1:0\"\n\
-         [health]\nevery = \"20ms\"\ndown_after = \"60ms\"\n",
+         [health]\nevery = \"20ms\"\nsuspect_after = \"1s\"\ndown_after = \"60ms\"\n",
         dir.display().to_string()
     );
     Config::parse(&text).unwrap()
@@ -557,6 +572,7 @@ impl Life {
         let initial = Initial { routes, certs: Certs::default(), cluster: None, settings: config.settings() };
         let plane_dyn: Arc<dyn Plane> = Arc::clone(&plane) as _;
         let control = Control::start(table, initial, None, store, Arc::clone(&plane_dyn), Arc::clone(&metrics));
+        let (events_in, events) = mpsc::channel(64);
         let edge = Arc::new(Edge {
             facts: facts(),
             begun: Instant::now(),
@@ -568,6 +584,8 @@ impl Life {
             workflows: Tracker::default(),
             metrics: Arc::clone(&metrics),
             reports: Arc::new(steady_lb::reports::Reports::new(plane_dyn.meters())),
+            host_events: events_in,
+            registering: tokio::sync::Mutex::default(),
         });
         let token_file = dir.join("token");
         let token = Token::open(&token_file).unwrap();
@@ -581,14 +599,13 @@ impl Life {
         let service = router(api).into_make_service_with_connect_info::<Peer>();
         tokio::spawn(async move { axum::serve(listener, service).await });
         let life = Life { edge, plane, addr, token: text, http: reqwest::Client::new() };
-        life.meet_hosts(world, dir).await;
+        life.meet_hosts(world, dir, events).await;
         *world.fuse.lock().unwrap() = Arc::clone(&fuse);
         life
     }
 
-    async fn meet_hosts(&self, world: &Arc<World>, dir: &Path) {
+    async fn meet_hosts(&self, world: &Arc<World>, dir: &Path, mut events: mpsc::Receiver<HostEvent>) {
         let known = self.edge.store().load().await.unwrap().hosts;
-        let (events_in, mut events) = mpsc::channel(64);
         let agents = world.agents.lock().unwrap().clone();
         if known.is_empty() {
             let writes = vec![Write::SetDomains(vec![DomainName::new("steady.test").unwrap()])];
@@ -615,16 +632,20 @@ impl Life {
         *world.fuse.lock().unwrap() = Fuse::new(u64::MAX);
         resume_all(&self.edge).await.unwrap();
         for handle in handles {
-            let pace = || Pace { every: Duration::from_millis(20), down_after: Duration::from_millis(60) };
-            tokio::spawn(watch_host(Arc::clone(&self.edge.hosts), handle, pace, events_in.clone()));
+            let pace = || Pace {
+                every: Duration::from_millis(20),
+                suspect_after: Duration::from_secs(3),
+                down_after: Duration::from_millis(60),
+            };
+            tokio::spawn(watch_host(Arc::clone(&self.edge.hosts), handle, pace, self.edge.host_events.clone()));
         }
         let edge = Arc::clone(&self.edge);
         tokio::spawn(async move {
             while let Some(event) = events.recv().await {
                 match event {
                     HostEvent::State { host, state } => edge.control.set_host(&host, state).await,
-                    HostEvent::Returned { host } => {
-                        tokio::spawn(steady_lb::reconcile::host_returned(Arc::clone(&edge), host));
+                    HostEvent::Returned { host, claims } => {
+                        tokio::spawn(steady_lb::reconcile::host_returned(Arc::clone(&edge), host, claims));
                     }
                 }
             }
@@ -700,7 +721,7 @@ impl Life {
         }
         let agents = world.agents.lock().unwrap().clone();
         for agent in agents {
-            steady_lb::reconcile::host_returned(Arc::clone(&self.edge), agent.name.clone()).await;
+            steady_lb::reconcile::host_returned(Arc::clone(&self.edge), agent.name.clone(), None).await;
         }
     }
 

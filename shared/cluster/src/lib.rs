@@ -10,10 +10,11 @@
 //! `host.steady.internal`. Whoever connects to a host asks for the first; whoever admits an edge asks for
 //! `edge.steady.internal`. The key of a member never leaves its machine: what is sent is a signing request.
 //!
-//! [`listen`] and [`connect`] carry the control sides' HTTP over this; the data path is given the same configurations.
+//! [`listen`], [`connect`] and [`channel`] carry the control sides' HTTP over this; the data path is given the same configurations.
 #![forbid(unsafe_code)]
 
 pub mod authority;
+pub mod channel;
 pub mod connect;
 pub mod identity;
 pub mod join;

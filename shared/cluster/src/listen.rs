@@ -149,9 +149,9 @@ async fn greet(stream: TcpStream, addr: SocketAddr, configs: &Configs, plain: Pl
     let config = configs.borrow().clone();
     let config = config.ok_or_else(|| io::Error::other("there is no certificate yet"))?;
     let stream = TlsAcceptor::from(config).accept(stream).await?;
-    let certificates = stream.get_ref().1.peer_certificates();
-    let member = certificates.and_then(|chain| chain.first()).and_then(Member::of);
-    Ok((Stream::Tls(Box::new(TlsStream::Server(stream))), Peer { addr, secure: true, member }))
+    let stream = Stream::Tls(Box::new(TlsStream::Server(stream)));
+    let member = stream.member();
+    Ok((stream, Peer { addr, secure: true, member }))
 }
 
 impl axum::serve::Listener for Listener {

@@ -9,11 +9,21 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use crate::Member;
+
 /// See the module.
 #[derive(Debug)]
 pub enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// Whom the other end's certificate is for, as the handshake verified it; `None` without one.
+    pub fn member(&self) -> Option<Member> {
+        let Stream::Tls(stream) = self else { return None };
+        stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).and_then(Member::of)
+    }
 }
 
 impl AsyncRead for Stream {

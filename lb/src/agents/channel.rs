@@ -1,0 +1,86 @@
+//! The channel of a registered host: the connection in use, if there is one, and when the host was last heard.
+//!
+//! A [`Slot`] belongs to a host's name and outlives connections and handles, so that a call that begins while the agent dials
+//! again waits for the next connection and not for an error.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use steady_cluster::channel::Registration;
+use steady_cluster::channel::accept::Calls;
+use tokio::sync::watch;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Slot {
+    open: watch::Sender<Option<Arc<Open>>>,
+    heard: Mutex<Option<Instant>>,
+    numbers: AtomicU64,
+}
+
+/// A channel that is open.
+#[derive(Debug)]
+pub struct Open {
+    /// Tells it from those before it.
+    pub number: u64,
+    pub calls: Calls,
+    pub peer: SocketAddr,
+    pub since: Instant,
+    pub registration: Registration,
+}
+
+impl Slot {
+    /// What is open now, and whenever that changes.
+    pub fn subscribe(&self) -> watch::Receiver<Option<Arc<Open>>> {
+        self.open.subscribe()
+    }
+
+    pub fn open(&self) -> Option<Arc<Open>> {
+        self.open.borrow().clone()
+    }
+
+    /// Calls over what is open, or opens within `wait`.
+    pub async fn calls(&self, wait: Duration) -> Option<Calls> {
+        let mut open = self.subscribe();
+        let found = tokio::time::timeout(wait, open.wait_for(Option::is_some)).await.ok()?.ok()?;
+        found.as_ref().map(|open| open.calls.clone())
+    }
+
+    /// A host has registered: its channel takes the place of whatever was open. Its number.
+    pub fn attach(&self, calls: Calls, peer: SocketAddr, registration: Registration) -> u64 {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
+        let since = Instant::now();
+        self.hear(since);
+        self.open.send_replace(Some(Arc::new(Open { number, calls, peer, since, registration })));
+        number
+    }
+
+    /// Returns when this channel is the one in use no longer.
+    pub async fn replaced(&self, number: u64) {
+        let mut open = self.subscribe();
+        // The sender is ours.
+        let _ = open.wait_for(|open| open.as_ref().is_none_or(|open| open.number != number)).await;
+    }
+
+    /// This channel has ended.
+    pub fn detach(&self, number: u64) {
+        self.open.send_if_modified(|open| open.take_if(|open| open.number == number).is_some());
+    }
+
+    /// Ends whatever is open.
+    pub fn close(&self) {
+        self.open.send_replace(None);
+    }
+
+    /// The host gave a sign of life.
+    pub fn hear(&self, now: Instant) {
+        *self.heard.lock().expect("no holder panics") = Some(now);
+    }
+
+    /// Its last sign of life.
+    pub fn heard(&self) -> Option<Instant> {
+        *self.heard.lock().expect("no holder panics")
+    }
+}

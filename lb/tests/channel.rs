@@ -1,0 +1,203 @@
+//! Hosts that register: over real TLS, with fake agents behind the channel that they open.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use steady_cluster::channel::dial::{DialError, dial, register};
+use steady_cluster::channel::{Capacity, Claim, Registration, VERSION};
+use steady_cluster::join::join;
+use steady_cluster::{Identity, JoinToken, Member, Request, Role, tls};
+use steady_lb::snapshot::HostState;
+use support::*;
+
+async fn begun() -> (tempfile::TempDir, Arc<World>, Life) {
+    let world = World::new(false);
+    let dir = tempfile::tempdir().unwrap();
+    let life = Life::begin(&world, dir.path(), Fuse::new(u64::MAX)).await;
+    (dir, world, life)
+}
+
+async fn joined(life: &Life, name: &str) -> Identity {
+    let (status, made) = answer(life.request(reqwest::Method::POST, "/v1/join-tokens").json(&json!({}))).await;
+    assert_eq!(status, 201, "{made}");
+    let token: JoinToken = made["token"].as_str().unwrap().parse().unwrap();
+    let member = Member::new(Role::Host, name).unwrap();
+    join(life.addr, &token, &member, &Request::new().unwrap()).await.unwrap().0
+}
+
+fn registration(agent: &Agent) -> Registration {
+    Registration {
+        channel: VERSION,
+        name: agent.name.clone(),
+        zone: "cellar".into(),
+        start: 1,
+        version: "1.2.3".into(),
+        data: agent.data.to_string(),
+        control: "127.0.0.1:9912".into(),
+        capacity: Capacity { apps_max: 10_000, cpus: 2, memory_bytes: 1 << 30 },
+        apps: Vec::new(),
+    }
+}
+
+/// Opens a channel and answers the edge over it; the task is the connection.
+async fn connect(
+    edges: &[SocketAddr],
+    identity: &Identity,
+    agent: &Arc<Agent>,
+    wants: &Registration,
+) -> Result<tokio::task::JoinHandle<String>, DialError> {
+    let dialled = dial(edges, &tls::private_client(identity).unwrap()).await?;
+    let channel = register(dialled, wants).await?;
+    let router = agent_router(Arc::clone(agent));
+    Ok(tokio::spawn(channel.serve(router)))
+}
+
+/// An agent whose control port nobody can reach.
+async fn agent(world: &Arc<World>, name: &str) -> Arc<Agent> {
+    let agent = Agent::start(world, name).await;
+    agent.mute();
+    agent
+}
+
+fn refused(error: DialError) -> String {
+    match error {
+        DialError::Refused { detail, .. } => detail,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_registers_is_used_as_one_that_the_configuration_names() {
+    let (_dir, world, life) = begun().await;
+    let h1 = agent(&world, "h1").await;
+    let identity = joined(&life, "h1").await;
+    let channel = connect(&[life.addr], &identity, &h1, &registration(&h1)).await.unwrap();
+    life.until(|| life.edge.hosts.state("h1") == HostState::Up).await;
+    let (_, shown) = life.get("/v1/hosts/h1").await;
+    assert_eq!(
+        (&shown["addr"], &shown["zone"], &shown["capacity"]["apps_max"], &shown["registered"]),
+        (&json!(h1.data.to_string()), &json!("cellar"), &json!(10_000), &json!(true)),
+    );
+    // Deployments, and what is passed through, go over the channel: there is no other way to this agent.
+    assert!(done(&life.deploy("/v1/apps/shop", "one").await));
+    let (status, logs) = life.get("/v1/hosts/h1/apps/shop/logs?lines=3").await;
+    assert_eq!((status, logs), (200, Value::String("line one\nlines=3\n".into())));
+    life.assert_consistent(&world).await;
+    // An edge that starts again knows it from its store.
+    let known = life.edge.store().load().await.unwrap().hosts;
+    assert_eq!(known.iter().map(|host| (&*host.name, host.is_registered())).collect::<Vec<_>>(), [("h1", true)]);
+    assert!(!channel.is_finished());
+}
+
+#[tokio::test]
+async fn what_a_host_registers_with_is_put_right_at_once() {
+    let (_dir, world, life) = begun().await;
+    let h1 = agent(&world, "h1").await;
+    let identity = joined(&life, "h1").await;
+    let channel = connect(&[life.addr], &identity, &h1, &registration(&h1)).await.unwrap();
+    life.until(|| life.edge.hosts.state("h1") == HostState::Up).await;
+    assert!(done(&life.deploy("/v1/apps/shop", "one").await));
+    channel.abort();
+    // It comes back without its memory.
+    h1.apps.lock().unwrap().clear();
+    h1.bundles.lock().unwrap().clear();
+    let again = Registration { start: 2, ..registration(&h1) };
+    loop {
+        // Until the edge has noticed that the first is gone, it is another agent of the same name.
+        match connect(&[life.addr], &identity, &h1, &again).await {
+            Ok(_) => break,
+            Err(error) => assert!(refused(error).contains("another agent"), "only that is no reason to wait"),
+        }
+        tokio::task::yield_now().await;
+    }
+    life.until(|| h1.app().is_some_and(|app| app.running)).await;
+    // And one with something that this edge never gave it is told to forget what it once had.
+    let stale = Claim {
+        name: "shop".into(),
+        role: steady_cluster::channel::Hold::Owner,
+        generation: 1,
+        version: 1,
+        digest: String::new(),
+        state: "ready".into(),
+    };
+    let h2 = agent(&world, "h2").await;
+    let other = joined(&life, "h2").await;
+    let wants = Registration { apps: vec![stale], ..registration(&h2) };
+    connect(&[life.addr], &other, &h2, &wants).await.unwrap();
+    life.until(|| world.journal.lock().unwrap().iter().any(|line| line.starts_with("h2 DELETE g1"))).await;
+}
+
+#[tokio::test]
+async fn a_host_is_not_taken_for_another_and_hears_why() {
+    let (_dir, world, life) = begun().await;
+    let h1 = agent(&world, "h1").await;
+    let identity = joined(&life, "h1").await;
+    let edges = [life.addr];
+    let wrong = Registration { name: "h2".into(), ..registration(&h1) };
+    let said = refused(connect(&edges, &identity, &h1, &wrong).await.unwrap_err());
+    assert!(said.contains("\"h2\"") && said.contains("mend the name"), "{said}");
+    let old = Registration { channel: VERSION + 1, ..registration(&h1) };
+    let said = refused(connect(&edges, &identity, &h1, &old).await.unwrap_err());
+    assert!(said.contains("run the same program"), "{said}");
+    let nowhere = Registration { data: "somewhere".into(), ..registration(&h1) };
+    assert!(!refused(connect(&edges, &identity, &h1, &nowhere).await.unwrap_err()).is_empty());
+    // A second agent with the same certificate, while the first reports.
+    let first = connect(&edges, &identity, &h1, &registration(&h1)).await.unwrap();
+    life.until(|| life.edge.hosts.state("h1") == HostState::Up).await;
+    let second = Registration { start: 2, ..registration(&h1) };
+    let said = refused(connect(&edges, &identity, &h1, &second).await.unwrap_err());
+    assert!(said.contains("another agent with the name h1 is connected"), "{said}");
+    assert!(!first.is_finished());
+    // The same process, which has lost sight of its first connection, is.
+    connect(&edges, &identity, &h1, &registration(&h1)).await.unwrap();
+    assert!(first.await.is_ok());
+    let (_, text) = life.get("/metrics").await;
+    let text = text.as_str().unwrap();
+    assert!(text.contains(r#"steady_lb_registrations_total{outcome="taken"} 2"#), "{text}");
+    assert!(text.contains(r#"steady_lb_registrations_total{outcome="refused"} 4"#), "{text}");
+}
+
+#[tokio::test]
+async fn nobody_but_a_host_of_the_cluster_gets_a_channel() {
+    let (_dir, _world, life) = begun().await;
+    let (status, said) = answer(life.request(reqwest::Method::POST, "/v1/channel").json(&json!({}))).await;
+    assert_eq!(status, 403, "{said}");
+    assert!(said["detail"].as_str().unwrap().contains("certificate"), "{said}");
+}
+
+#[tokio::test]
+async fn an_address_that_is_dead_or_silent_does_not_keep_a_host_from_its_edge() {
+    let (_dir, world, life) = begun().await;
+    let h1 = agent(&world, "h1").await;
+    let identity = joined(&life, "h1").await;
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // It takes connections and never says a word.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let edges = [dead, silent.local_addr().unwrap(), life.addr];
+    connect(&edges, &identity, &h1, &registration(&h1)).await.unwrap();
+    life.until(|| life.edge.hosts.state("h1") == HostState::Up).await;
+    let nobody = dial(&[dead], &tls::private_client(&identity).unwrap()).await.unwrap_err().to_string();
+    assert!(nobody.contains(&dead.to_string()) && nobody.contains("refused"), "{nobody}");
+}
+
+#[tokio::test]
+async fn a_host_that_stops_reporting_is_suspected_and_down_once_its_data_path_is_gone_too() {
+    let (_dir, world, life) = begun().await;
+    let h1 = agent(&world, "h1").await;
+    let identity = joined(&life, "h1").await;
+    let channel = connect(&[life.addr], &identity, &h1, &registration(&h1)).await.unwrap();
+    life.until(|| life.edge.hosts.state("h1") == HostState::Up).await;
+    channel.abort();
+    life.until(|| life.edge.hosts.state("h1") == HostState::Suspected).await;
+    let refused = life.request(reqwest::Method::DELETE, "/v1/hosts/h1");
+    h1.die();
+    life.until(|| life.edge.hosts.state("h1") == HostState::Down).await;
+    // Then it can be forgotten, and comes back by registering.
+    assert_eq!(answer(refused).await.0, 204);
+    assert_eq!(life.get("/v1/hosts").await.1, json!({"hosts": []}));
+    connect(&[life.addr], &identity, &h1, &registration(&h1)).await.unwrap();
+    life.until(|| life.edge.hosts.state("h1") == HostState::Up).await;
+}

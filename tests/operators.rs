@@ -239,8 +239,14 @@ fn a_hangup_changes_limits_at_once_and_says_what_waits_for_a_restart() {
         std::fs::write(&file, after).unwrap();
         let check = steady().arg(daemon).arg("--check").arg("--config").arg(&file).output().unwrap();
         let live = if daemon == "lb" { "timeouts" } else { "apps.response_timeout" };
-        assert!(text(&check).contains(&format!("in force after SIGHUP: {live}\n")), "{}", text(&check));
-        assert!(text(&check).contains("in force at its next start: workers"), "{}", text(&check));
+        // `up` itself has changed the edge's file since its start: it knows the hosts only then.
+        let named = |when: &str, key: &str| {
+            let text = text(&check);
+            let line = text.lines().find_map(|line| line.split_once(when)).map(|(_, keys)| keys.to_owned());
+            assert!(line.is_some_and(|keys| keys.split(", ").any(|named| named == key)), "{when} {key}: {text}");
+        };
+        named("in force after SIGHUP: ", live);
+        named("in force at its next start: ", "workers");
         signal(pid, "HUP");
         eventually("it has read the file", || {
             let log = std::fs::read_to_string(up.dir().join(log)).unwrap();

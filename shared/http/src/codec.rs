@@ -156,9 +156,16 @@ pub trait Codec {
     /// HTTP/2: from now on the peer may have `window` octets of this stream outstanding (it only grows). HTTP/1.1: nothing.
     fn grow_window(&mut self, stream: StreamId, window: u32, out: &mut Vec<u8>);
 
-    /// Graceful end: HTTP/2 sends GOAWAY for the streams begun so far; HTTP/1.1 says `Connection: close` in the next
-    /// response (server), or uses the connection no further (client).
+    /// Graceful end, which loses no request that is on its way. HTTP/2's server says so with a GOAWAY that refuses nothing
+    /// and a PING; once that has come back, what was sent before the peer knew has come too, and the last GOAWAY names the
+    /// last stream (RFC 9113 §6.8). HTTP/1.1's server says `Connection: close` in the next response. A client uses the
+    /// connection no further.
     fn go_away(&mut self, out: &mut Vec<u8>);
+
+    /// As [`go_away`](Codec::go_away), and no stream is taken from now on: for a peer that had its time to hear.
+    fn go_away_now(&mut self, out: &mut Vec<u8>) {
+        self.go_away(out);
+    }
 
     /// Sends a PING (HTTP/2); `false` where the version has none.
     fn ping(&mut self, payload: [u8; 8], out: &mut Vec<u8>) -> bool;

@@ -14,14 +14,14 @@ use crate::limits::{Limits, Timeouts};
 use crate::policy::{AttemptEnd, Outcome, Policy, Reply};
 use crate::refusal::Refusal;
 use crate::upstream::Failure;
-use crate::worker::{Slot, TimerKey, Worker};
+use crate::worker::{Drain, Slot, TimerKey, Worker};
 
 impl<D: Driver, P: Policy> Worker<D, P> {
     /// Makes sure that the connection's deadline is not missed.
     pub(crate) fn arm_conn(&mut self, index: u32) {
         let Some(slot) = self.conns.get_mut(index as usize) else { return };
         let Some(conn) = slot.conn.as_deref_mut() else { return };
-        let due = due(conn, &self.timeouts, &self.limits);
+        let due = due(conn, &self.timeouts, &self.limits, self.draining);
         if due < slot.armed {
             slot.armed = due;
             self.timers.set(TimerKey { slot: Slot::Conn(index), at: due }, due);
@@ -64,7 +64,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                     place.armed = Time::MAX;
                     let Some(conn) = place.conn.as_deref_mut() else { continue };
                     let id = conn.id;
-                    if due(conn, &self.timeouts, &self.limits) <= self.now {
+                    if due(conn, &self.timeouts, &self.limits, self.draining) <= self.now {
                         self.conn_expired(id);
                     } else {
                         self.arm_conn(index);
@@ -92,6 +92,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     }
 
     fn conn_expired(&mut self, id: ConnId) {
+        let now = self.now;
         let Some(conn) = self.conn(id) else { return };
         if std::mem::take(&mut conn.quiet) && conn.stage == Stage::Open {
             // It would have been heard of by now if it were done: the peer does not read.
@@ -117,9 +118,15 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 }
                 self.finish_conn(id);
             }
-            Stage::Open if idle && matches!(conn.http, Http::H2Server(_)) => {
-                self.go_away(id);
-                self.finish_conn(id);
+            Stage::Open if idle && let Http::H2Server(server) = &conn.http => {
+                let told = begun || server.is_leaving();
+                conn.since = now;
+                self.touch(id);
+                if let Some((codec, out)) = self.conn(id).and_then(Conn::codec_and_out) {
+                    if told { codec.go_away_now(out) } else { codec.go_away(out) }
+                }
+                self.check_finished(id);
+                self.arm_conn(id.index() as u32);
             }
             Stage::Open if idle && !conn.sending => self.finish_conn(id),
             _ => {
@@ -173,8 +180,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
 }
 
 /// When the connection is to be looked at.
-fn due(conn: &Conn, timeouts: &Timeouts, limits: &Limits) -> Time {
-    let due = conn_due(conn, timeouts, limits);
+fn due(conn: &Conn, timeouts: &Timeouts, limits: &Limits, draining: Option<Drain>) -> Time {
+    let due = conn_due(conn, timeouts, limits, draining);
     match &conn.watch {
         Some(watch) if conn.stage == Stage::Open => due.min(watch.due(limits)),
         _ => due,
@@ -182,18 +189,18 @@ fn due(conn: &Conn, timeouts: &Timeouts, limits: &Limits) -> Time {
 }
 
 /// When something must have happened on the connection.
-pub(crate) fn conn_due(conn: &Conn, timeouts: &Timeouts, limits: &Limits) -> Time {
+pub(crate) fn conn_due(conn: &Conn, timeouts: &Timeouts, limits: &Limits, draining: Option<Drain>) -> Time {
     match conn.stage {
         Stage::Closed => Time::MAX,
         Stage::Connecting => conn.since + limits.connect_max,
         Stage::Lingering => conn.since + limits.linger,
         Stage::Finishing if conn.sending => conn.sending_since + limits.write_stall,
         Stage::Finishing => conn.since + limits.linger,
-        Stage::Open => open_due(conn, timeouts, limits),
+        Stage::Open => open_due(conn, timeouts, limits, draining),
     }
 }
 
-fn open_due(conn: &Conn, timeouts: &Timeouts, limits: &Limits) -> Time {
+fn open_due(conn: &Conn, timeouts: &Timeouts, limits: &Limits, draining: Option<Drain>) -> Time {
     let is_shaking = conn.is_shaking();
     if is_shaking && !conn.is_down() {
         return conn.since + limits.handshake_max;
@@ -208,8 +215,15 @@ fn open_due(conn: &Conn, timeouts: &Timeouts, limits: &Limits) -> Time {
     match conn.side {
         Side::Up { .. } => conn.since + limits.upstream_idle,
         Side::Down { .. } => {
-            let begun = is_shaking || !conn.pending.is_empty() || matches!(conn.http, Http::Proxied | Http::Unknown);
-            conn.since + if begun { timeouts.header } else { timeouts.idle }
+            let begun = is_shaking || !conn.pending.is_empty();
+            let fresh = matches!(conn.http, Http::Proxied | Http::Unknown);
+            let told = matches!(&conn.http, Http::H2Server(server) if server.is_leaving());
+            match draining {
+                _ if begun => conn.since + timeouts.header,
+                Some(drain) => conn.since.max(drain.since) + limits.leave,
+                None if told => conn.since + limits.leave,
+                None => conn.since + if fresh { timeouts.header } else { timeouts.idle },
+            }
         }
     }
 }

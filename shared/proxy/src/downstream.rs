@@ -37,7 +37,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let Some(index) = self.listeners.iter().position(|state| state.id == Some(listener)) else {
             return self.driver.close(id);
         };
-        if self.conns_open >= self.limits.connections_max || self.draining_until.is_some() {
+        // One that was on its way when a drain began is served: its client knows of nothing.
+        if self.conns_open >= self.limits.connections_max {
             self.stats.connections_refused.add(1);
             return self.driver.close(id);
         }
@@ -128,7 +129,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             conn.bind(stream, key);
         }
         self.arm_exchange(key.index);
-        if self.draining_until.is_some() && self.limits.exchanges_max > 0 {
+        if self.draining.is_some() {
             // A request that was on its way when the drain began is served; the connection ends after it.
             self.go_away(id);
         }

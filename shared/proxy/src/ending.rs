@@ -9,7 +9,7 @@ use crate::plane::Listed;
 use crate::policy::{AttemptEnd, Outcome, Policy, Record, Reply};
 use crate::refusal::Refusal;
 use crate::relay::Way;
-use crate::worker::{Todo, Worker};
+use crate::worker::{Drain, Todo, Worker};
 
 impl<D: Driver, P: Policy> Worker<D, P> {
     /// Answers an exchange from here. Whatever it was doing upstream has ended.
@@ -45,10 +45,13 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         exchange.download.bytes = body.len() as u64;
         let end = body.is_empty();
         exchange.download.held.begin(body);
-        if let Some(source) = exchange.down {
+        let source = exchange.down;
+        self.answer(key, end);
+        // After the head: credit says that the request has begun, and a peer that learns that first does not send it again
+        // when it then reads a refusal.
+        if let Some(source) = source {
             self.release(source, dropped as u32);
         }
-        self.answer(key, end);
     }
 
     /// Ends the attempt under way, if there is one: its stream, its place in a queue.
@@ -348,24 +351,19 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         if conn.stage != Stage::Open {
             return;
         }
-        let idle = conn.active() == 0;
-        let serial = !matches!(conn.http, Http::H2Server(_));
         if let Some((codec, out)) = conn.codec_and_out() {
             codec.go_away(out);
         }
-        if idle && serial {
-            self.finish_conn(id);
-        } else {
-            self.check_finished(id);
-        }
+        self.check_finished(id);
     }
 
-    /// Stops accepting and ends what is idle; what has begun goes on until `until`.
+    /// Stops accepting. What has begun goes on until `until`; who is connected is told that the next answer is the last, and
+    /// is let go when he asks for nothing.
     pub(crate) fn drain(&mut self, until: Time) {
-        if self.draining_until.is_some() {
+        if self.draining.is_some() {
             return;
         }
-        self.draining_until = Some(until);
+        self.draining = Some(Drain { since: self.now, until });
         for state in &self.listeners {
             if let Some(id) = state.id {
                 self.driver.stop_listening(id);
@@ -373,6 +371,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         }
         for id in self.down_ids() {
             self.go_away(id);
+            self.arm_conn(id.index() as u32);
         }
     }
 

@@ -41,6 +41,9 @@ pub struct Limits {
     pub body_window: u32,
     /// How long what a refused client still sends is read and thrown away, so that it gets to read the answer.
     pub linger: Duration,
+    /// How long a client's connection that carries nothing is kept after it was told to end (a drain; HTTP/2 that was idle), for
+    /// what was on its way to come in. A round trip, and a slow client's pause for thought.
+    pub leave: Duration,
     /// The longest a connect may take, whatever its target says.
     pub connect_max: Duration,
     /// The longest a TLS handshake with an upstream may take, from its connect on. Two round trips.
@@ -78,6 +81,7 @@ impl Default for Limits {
             waiting_max: 10_000,
             body_window: 256 * 1024,
             linger: Duration::from_secs(2),
+            leave: Duration::from_secs(1),
             connect_max: Duration::from_secs(10),
             handshake_max: Duration::from_secs(5),
             write_stall: Duration::from_secs(300),

@@ -48,7 +48,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let Some(slot) = self.conns.get_mut(id.index()) else { return false };
         let Some(conn) = slot.conn.as_deref_mut().filter(|conn| conn.id == id) else { return false };
         let Some(watch) = conn.watch.filter(|_| conn.stage == Stage::Open) else { return false };
-        if conn_due(conn, &self.timeouts, &self.limits) <= now {
+        if conn_due(conn, &self.timeouts, &self.limits, self.draining) <= now {
             return false;
         }
         if watch.asked.is_some() {

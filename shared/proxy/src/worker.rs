@@ -121,6 +121,14 @@ impl Spares {
     }
 }
 
+/// A graceful end that is under way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Drain {
+    pub(crate) since: Time,
+    /// What has not ended by itself is cut then.
+    pub(crate) until: Time,
+}
+
 /// See the module.
 pub struct Worker<D: Driver, P: Policy> {
     pub(crate) driver: D,
@@ -163,7 +171,7 @@ pub struct Worker<D: Driver, P: Policy> {
     pub(crate) stats: Arc<Stats>,
     /// Randomness that nothing depends on for safety (keys of WebSocket handshakes).
     pub(crate) rng: fastrand::Rng,
-    pub(crate) draining_until: Option<Time>,
+    pub(crate) draining: Option<Drain>,
     /// Until when the log is spared lines about upstreams.
     pub(crate) warn_again: Time,
 }
@@ -232,7 +240,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             batches: Batches::default(),
             stats,
             rng: fastrand::Rng::new(),
-            draining_until: None,
+            draining: None,
             warn_again: Time::ZERO,
         };
         for (index, socket) in sockets.into_iter().enumerate() {
@@ -257,7 +265,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     /// # Errors
     /// When the driver fails as a whole.
     pub fn turn(&mut self, until: Option<Time>) -> io::Result<bool> {
-        let deadline = [self.timers.next(), until, self.draining_until, self.policy.due()].into_iter().flatten().min();
+        let drained = self.draining.map(|drain| drain.until);
+        let deadline = [self.timers.next(), until, drained, self.policy.due()].into_iter().flatten().min();
         let mut events = std::mem::take(&mut self.events);
         self.driver.wait(deadline, &mut events)?;
         self.now = self.driver.now();
@@ -437,7 +446,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         if self.seat.is_stopped() {
             return true;
         }
-        let Some(until) = self.draining_until else { return false };
+        let Some(Drain { until, .. }) = self.draining else { return false };
         let late = self.now >= until;
         if late {
             self.cut_all();
@@ -445,7 +454,9 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             // matter any more, and neither does whether it failed.
             let _ = self.driver.wait(Some(self.now), &mut Vec::new());
         }
-        let over = late || self.exchanges.len() == 0 && self.stats.connections_open.value() == 0;
+        let closed = self.listeners.iter().all(|state| state.id.is_none());
+        let idle = closed && self.exchanges.len() == 0 && self.stats.connections_open.value() == 0;
+        let over = late || idle;
         if over {
             self.seat.drained();
         }

@@ -116,7 +116,9 @@ pub struct Connection<R: Role> {
     /// Server: the numbers that the client passed over last, from and up to. Only a broken peer passes any over; the latest
     /// are enough to tell a number that was never used from a stream that has ended.
     pub(super) skipped: (u32, u32),
-    /// What our GOAWAY said.
+    /// The peer has been told that this connection ends.
+    pub(super) leaving: bool,
+    /// What our last GOAWAY said.
     pub(super) said_last: Option<u32>,
     /// What the peer's GOAWAY said.
     pub(super) heard_last: Option<u32>,
@@ -159,6 +161,7 @@ impl<R: Role> Connection<R> {
             recv_owed: 0,
             last_id: 0,
             skipped: (0, 0),
+            leaving: false,
             said_last: None,
             heard_last: None,
             ended: false,

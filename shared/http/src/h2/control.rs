@@ -3,6 +3,7 @@
 use super::connection::{Connection, Reading, Role};
 use super::frame::{self, FrameHead, WINDOW_INITIAL, WINDOW_MAX, setting};
 use super::receive::Progress;
+use super::send::LEAVING;
 use super::streams::Side;
 use crate::codec::{Event, StreamId};
 use crate::error::{Error, Reset, code};
@@ -60,6 +61,10 @@ impl<R: Role> Connection<R> {
         payload: [u8; 8],
         out: &mut Vec<u8>,
     ) -> Result<Option<Event<'static>>, Error> {
+        if frame.has(frame::ACK) && self.leaving && self.said_last.is_none() && payload == LEAVING {
+            self.say_last(out);
+            return Ok(None);
+        }
         if frame.has(frame::ACK) && self.pings > 0 {
             self.pings -= 1;
             return Ok(Some(Event::Pong { payload }));

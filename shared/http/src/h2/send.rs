@@ -313,16 +313,28 @@ impl<R: Role> Codec for Connection<R> {
     }
 
     fn go_away(&mut self, out: &mut Vec<u8>) {
+        if !R::SERVER {
+            return self.go_away_now(out);
+        }
+        if self.dead.is_some() || self.leaving {
+            return;
+        }
+        self.leaving = true;
+        self.guard.look(out);
+        self.start(out);
+        put_go_away(ID_MAX, out);
+        frame::put(out, frame::PING, 0, 0, &LEAVING);
+        self.guard.left(out);
+    }
+
+    fn go_away_now(&mut self, out: &mut Vec<u8>) {
         if self.dead.is_some() || self.said_last.is_some() {
             return;
         }
+        self.leaving = true;
         self.guard.look(out);
         self.start(out);
-        let last = if R::SERVER { self.last_id } else { 0 };
-        self.said_last = Some(last);
-        let mut payload = [0; 8];
-        payload[..4].copy_from_slice(&last.to_be_bytes());
-        frame::put(out, frame::GOAWAY, 0, 0, &payload);
+        self.say_last(out);
         self.guard.left(out);
     }
 
@@ -355,8 +367,31 @@ impl<R: Role> Codec for Connection<R> {
     }
 }
 
+impl<R: Role> Connection<R> {
+    /// Whether the peer has been told that the connection ends.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
+    /// The GOAWAY that is meant: streams above the last are not looked at.
+    pub(super) fn say_last(&mut self, out: &mut Vec<u8>) {
+        let last = if R::SERVER { self.last_id } else { 0 };
+        self.said_last = Some(last);
+        put_go_away(last, out);
+    }
+}
+
+fn put_go_away(last: u32, out: &mut Vec<u8>) {
+    let mut payload = [0; 8];
+    payload[..4].copy_from_slice(&last.to_be_bytes());
+    frame::put(out, frame::GOAWAY, 0, 0, &payload);
+}
+
 /// The last number that a client's stream can have.
 const ID_MAX: u32 = 0x7fff_ffff;
+
+/// What the PING carries that asks whether the peer has read our first GOAWAY.
+pub(super) const LEAVING: [u8; 8] = *b"leaving.";
 
 impl codec::Client for Connection<ClientRole> {
     fn available(&self) -> usize {

@@ -616,11 +616,34 @@ fn a_head_over_a_limit_is_answered_and_the_tables_stay_right() {
 }
 
 #[test]
-fn going_away_lets_streams_finish_and_ignores_later_ones() {
+fn going_away_takes_what_was_sent_before_the_peer_knew() {
+    let mut end = plain();
+    end.hear(&get(1, ES, &[])).unwrap();
+    end.codec.go_away(&mut end.out);
+    end.codec.go_away(&mut end.out);
+    let said = end.said();
+    let [notice, ping] = &said[..] else { panic!("{said:?}") };
+    assert_eq!((notice.kind, &notice.payload[..]), (GOAWAY, &[0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0][..]));
+    assert_eq!((ping.kind, ping.flags), (PING, 0));
+    // Somebody else's acknowledgement proves nothing.
+    end.hear(&frame(PING, 1, 0, &[7; 8])).unwrap();
+    assert!(matches!(end.hear(&get(3, ES, &[])).unwrap()[..], [Seen::Head { id: 3, .. }]));
+    assert!(!end.codec.is_finished() && end.said().is_empty());
+    end.hear(&frame(PING, 1, 0, &ping.payload)).unwrap();
+    assert_eq!(end.said(), [Frame { kind: GOAWAY, flags: 0, id: 0, payload: vec![0, 0, 0, 3, 0, 0, 0, 0] }]);
+    assert!(end.codec.is_finished() && end.codec.active() == 2);
+    assert!(end.hear(&get(5, ES, &[])).unwrap().is_empty(), "after the last GOAWAY nothing is taken");
+    end.codec.go_away_now(&mut end.out);
+    assert!(end.said().is_empty(), "it is said once");
+}
+
+#[test]
+fn going_away_now_lets_streams_finish_and_ignores_later_ones() {
     let mut end = plain();
     end.hear(&get(1, 0, &[])).unwrap();
+    end.codec.go_away_now(&mut end.out);
     end.codec.go_away(&mut end.out);
-    end.codec.go_away(&mut end.out);
+    end.codec.go_away_now(&mut end.out);
     let said = end.said();
     assert_eq!(said, [Frame { kind: GOAWAY, flags: 0, id: 0, payload: vec![0, 0, 0, 1, 0, 0, 0, 0] }]);
     assert!(end.codec.is_finished());

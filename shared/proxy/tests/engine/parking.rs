@@ -121,3 +121,23 @@ fn pipelined_requests_are_answered_in_order_also_when_the_first_is_parked() {
     }
     lab.end();
 }
+
+#[test]
+fn a_refusal_of_what_was_parked_comes_before_the_credit_for_its_body() {
+    // Credit says that the request was begun: who reads that first may not send it again.
+    let mut lab = Lab::new(|addr| Place::h2(1, addr));
+    let scene = Scene::to(vec![Place::h2(1, lab.origin_addr)]);
+    lab.world.proxies[0].plane.publish(Arc::new(Scene { hold: true, park_for: 60 * SECOND, ..scene.clone() }));
+    let body: Vec<u8> = [0; 4].iter().flat_map(|_| h2::data(1, &[b'b'; 16_000], false)).collect();
+    let client = lab.send([h2::PREFACE.to_vec(), h2::get(1, false), body].concat());
+    lab.wait(SECOND);
+    assert_eq!(lab.world.proxies[0].stats().parked_open.value(), 1);
+    lab.world.proxies[0].plane.publish(Arc::new(Scene { refuse: 1000, ..scene }));
+    lab.wait(SECOND);
+    let got = h2::frames(lab.client.borrow().got(client));
+    let head = got.iter().position(|frame| (frame.0, frame.2) == (1, 1)).expect("an answer");
+    let credit = got.iter().position(|frame| (frame.0, frame.2) == (8, 1));
+    assert!(credit.is_none_or(|credit| credit > head), "{got:?}");
+    lab.client.borrow_mut().close(client);
+    lab.end();
+}

@@ -55,6 +55,11 @@ impl Origin {
         self.jobs.is_empty()
     }
 
+    /// Ids of requests that were begun and are not over.
+    pub fn under_way(&self) -> Vec<u64> {
+        self.jobs.iter().filter(|job| !job.over).map(|job| job.plan.id).collect()
+    }
+
     fn begin(&mut self, line: &mut Line, stream: StreamId, head: &Head, end: bool, now: Time) {
         let Some(plan) = Plan::read(head) else {
             return self.wrong.push(format!("a request without a plan: {:?}", String::from_utf8_lossy(head.path())));
@@ -262,7 +267,7 @@ impl App for Origin {
                         let is_h2 = line.is_h2();
                         let (codec, out) = line.codec();
                         if is_h2 {
-                            codec.go_away(out);
+                            codec.go_away_now(out);
                         }
                         line.shut |= is_h2 && codec.active() == 0;
                     }

@@ -77,6 +77,20 @@ impl DataPlane {
         self.plane.publish(Arc::new(self.ledger.view(&last.0, last.1.clone())))
     }
 
+    /// What one worker is made of beside its driver, for a caller that turns the workers itself instead of
+    /// [`start`](DataPlane::start)ing threads.
+    pub fn part(
+        &self,
+        worker: usize,
+        notices: mpsc::Sender<Notice>,
+        timeouts: steady_proxy::Timeouts,
+    ) -> (steady_proxy::Seat<AgentPolicy>, AgentPolicy) {
+        (
+            self.plane.seat(worker),
+            AgentPolicy::new(worker, notices, timeouts, None, Arc::clone(&self.tracer), Arc::clone(&self.meters)),
+        )
+    }
+
     /// Ends the workers after their batch.
     pub fn stop(&self) {
         self.plane.stop();

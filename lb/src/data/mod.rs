@@ -18,8 +18,8 @@ use steady_proxy::trace::Tracer;
 use steady_proxy::{Blueprint, Command, Fleet, Stats};
 
 pub use self::policy::EdgePolicy;
+pub use self::stats::EdgeStats;
 
-use self::stats::EdgeStats;
 use crate::limits::METERS_MAX;
 use crate::reports::EdgeMeters;
 use crate::snapshot::{Plane, Snapshot};
@@ -83,7 +83,13 @@ impl DataPlane {
         let (stats, tracer, meters) = (self.stats.clone(), Arc::clone(&self.tracer), Arc::clone(&self.meters));
         let fleet = Fleet::start(&plane, blueprint, move |worker| {
             let writer = writers.lock().ok().and_then(|mut writers| writers.get_mut(worker)?.take());
-            EdgePolicy::new(Arc::clone(&stats[worker]), writer, Arc::clone(&tracer), Arc::clone(&meters))
+            EdgePolicy::new(
+                Arc::clone(&stats[worker]),
+                writer,
+                Arc::clone(&tracer),
+                Arc::clone(&meters),
+                fastrand::Rng::new(),
+            )
         });
         Started { plane, fleet: fleet.map_err(|error| error.to_string()) }
     }

@@ -113,18 +113,20 @@ pub struct Ticket {
 }
 
 impl EdgePolicy {
-    pub(super) fn new(
+    /// The policy of one worker. `rng` spreads requests over endpoints and makes request ids.
+    pub fn new(
         stats: Arc<EdgeStats>,
         log: Option<LogWriter>,
         tracer: Arc<Tracer>,
         meters: Arc<EdgeMeters>,
+        rng: Rng,
     ) -> EdgePolicy {
         EdgePolicy {
             stats,
             log,
             tracer,
             stamps: json::Timestamps::default(),
-            rng: Rng::new(),
+            rng,
             settings: Settings::default(),
             hosts: Vec::new(),
             moves: Moves::default(),

@@ -18,7 +18,7 @@ const WAITS: [(Duration, &str); 7] = [
 
 /// One worker's.
 #[derive(Debug, Default)]
-pub(crate) struct EdgeStats {
+pub struct EdgeStats {
     pub probes: Cell,
     pub verdicts_live: Cell,
     pub verdicts_not_live: Cell,

@@ -27,6 +27,7 @@ pub enum End {
 
 pub struct Want {
     pub plan: Plan,
+    pub authority: &'static str,
     pub method: Method,
     /// Declares its length.
     pub sized: bool,
@@ -55,6 +56,7 @@ impl Want {
     pub fn new(plan: Plan, is_h2: bool, at: Time) -> Want {
         Want {
             plan,
+            authority: "app.steady.page",
             method: if plan.upload > 0 { Method::Post } else { Method::Get },
             sized: true,
             at,
@@ -204,7 +206,7 @@ impl Clients {
         let want = &mut self.wants[index];
         let mut head = Head::new();
         head.method = want.method;
-        head.set_authority(b"app.steady.page");
+        head.set_authority(want.authority.as_bytes());
         head.set_path(format!("/{}", want.plan.id).as_bytes());
         head.push(b"x-plan", want.plan.encode().as_bytes());
         head.push(b"te", b"trailers");

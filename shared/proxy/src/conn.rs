@@ -1,6 +1,6 @@
 //! One connection of a worker: its transport, its codec and what waits on either side of it.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use steady_http::{Codec, StreamId, h1, h2};
 use steady_ring::{ConnId, SendBuf, Time};
@@ -12,11 +12,40 @@ use crate::tls::{Acceptor, Parked, Tls};
 /// Who is at the other end.
 #[derive(Debug)]
 pub(crate) enum Side {
-    Down { listener: usize, peer: Option<SocketAddr> },
+    Down { listener: u16, peer: Peer },
     Up { upstream: u64 },
 }
 
-/// What the connection speaks.
+/// A client's address in few octets: connections are many, and most are idle. Of an IPv6 address its scope and flow are left out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Peer {
+    /// On a unix socket.
+    None,
+    V4(Ipv4Addr, u16),
+    V6(Ipv6Addr, u16),
+}
+
+impl Peer {
+    pub(crate) fn addr(self) -> Option<SocketAddr> {
+        match self {
+            Peer::None => None,
+            Peer::V4(ip, port) => Some((ip, port).into()),
+            Peer::V6(ip, port) => Some((ip, port).into()),
+        }
+    }
+}
+
+impl From<Option<SocketAddr>> for Peer {
+    fn from(addr: Option<SocketAddr>) -> Peer {
+        match addr {
+            None => Peer::None,
+            Some(SocketAddr::V4(addr)) => Peer::V4(*addr.ip(), addr.port()),
+            Some(SocketAddr::V6(addr)) => Peer::V6(*addr.ip(), addr.port()),
+        }
+    }
+}
+
+/// What the connection speaks. All but a client's HTTP/1.1 is boxed: idle connections are mostly those.
 #[derive(Debug)]
 pub(crate) enum Http {
     /// The PROXY protocol's header comes first.
@@ -25,7 +54,7 @@ pub(crate) enum Http {
     Unknown,
     H1Server(h1::Server),
     H2Server(Box<h2::Server>),
-    H1Client(h1::Client),
+    H1Client(Box<h1::Client>),
     H2Client(Box<h2::Client>),
 }
 
@@ -91,9 +120,7 @@ pub(crate) struct Conn {
     /// HTTP/2 upstream: a request found no room for its head; those who wait are served once there is some.
     pub full: bool,
     /// Upstream on another machine: when it last gave a sign of life.
-    pub watch: Option<Watch>,
-    /// Which slot is served first when room comes back.
-    pub turn: usize,
+    pub watch: Option<Box<Watch>>,
     /// Input waits for another turn of the codec.
     pub refeed: bool,
 }
@@ -119,7 +146,23 @@ impl Paused {
 #[derive(Debug, Default)]
 struct Bindings {
     first: Option<Key>,
-    rest: Vec<Option<Key>>,
+    rest: Option<Box<Rest>>,
+}
+
+#[derive(Debug, Default)]
+struct Rest {
+    slots: Vec<Option<Key>>,
+    /// Which slot is served first when room comes back.
+    turn: usize,
+}
+
+impl Bindings {
+    fn at(&self, slot: usize) -> Option<Key> {
+        match slot {
+            0 => self.first,
+            slot => self.rest.as_ref()?.slots.get(slot - 1).copied().flatten(),
+        }
+    }
 }
 
 impl Conn {
@@ -147,7 +190,6 @@ impl Conn {
             unsent: false,
             full: false,
             watch: None,
-            turn: 0,
             refeed: false,
         }
     }
@@ -158,7 +200,7 @@ impl Conn {
             Http::Proxied | Http::Unknown => None,
             Http::H1Server(codec) => Some(codec),
             Http::H2Server(codec) => Some(codec.as_mut()),
-            Http::H1Client(codec) => Some(codec),
+            Http::H1Client(codec) => Some(codec.as_mut()),
             Http::H2Client(codec) => Some(codec.as_mut()),
         }
     }
@@ -169,7 +211,7 @@ impl Conn {
             Http::Proxied | Http::Unknown => return None,
             Http::H1Server(codec) => codec,
             Http::H2Server(codec) => codec.as_mut(),
-            Http::H1Client(codec) => codec,
+            Http::H1Client(codec) => codec.as_mut(),
             Http::H2Client(codec) => codec.as_mut(),
         };
         Some((codec, &mut self.out.bytes))
@@ -186,7 +228,7 @@ impl Conn {
     /// The client's address; `None` for upstreams and on unix sockets.
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
         match self.side {
-            Side::Down { peer, .. } => peer,
+            Side::Down { peer, .. } => peer.addr(),
             Side::Up { .. } => None,
         }
     }
@@ -246,27 +288,24 @@ impl Conn {
         match stream.slot as usize {
             0 => self.bindings.first = Some(key),
             slot => {
-                let rest = &mut self.bindings.rest;
-                if rest.len() < slot {
-                    rest.resize(slot, None);
+                let slots = &mut self.bindings.rest.get_or_insert_default().slots;
+                if slots.len() < slot {
+                    slots.resize(slot, None);
                 }
-                rest[slot - 1] = Some(key);
+                slots[slot - 1] = Some(key);
             }
         }
     }
 
     pub(crate) fn bound(&self, stream: StreamId) -> Option<Key> {
-        match stream.slot as usize {
-            0 => self.bindings.first,
-            slot => self.bindings.rest.get(slot - 1).copied().flatten(),
-        }
+        self.bindings.at(stream.slot as usize)
     }
 
     /// Forgets the binding, if it is still this exchange's.
     pub(crate) fn unbind(&mut self, stream: StreamId, key: Key) {
         let place = match stream.slot as usize {
             0 => &mut self.bindings.first,
-            slot => match self.bindings.rest.get_mut(slot - 1) {
+            slot => match self.bindings.rest.as_mut().and_then(|rest| rest.slots.get_mut(slot - 1)) {
                 Some(place) => place,
                 None => return,
             },
@@ -278,13 +317,19 @@ impl Conn {
 
     /// The exchange of slot `slot`, for walking over all of them up to [`slots`](Conn::slots).
     pub(crate) fn bound_at(&self, slot: usize) -> Option<Key> {
-        match slot {
-            0 => self.bindings.first,
-            slot => self.bindings.rest.get(slot - 1).copied().flatten(),
-        }
+        self.bindings.at(slot)
     }
 
     pub(crate) fn slots(&self) -> usize {
-        1 + self.bindings.rest.len()
+        1 + self.bindings.rest.as_ref().map_or(0, |rest| rest.slots.len())
+    }
+
+    /// The slot to be served first now that there is room again: each time the next, so that no stream starves another.
+    pub(crate) fn turn(&mut self) -> usize {
+        let slots = self.slots();
+        let Some(rest) = &mut self.bindings.rest else { return 0 };
+        let first = rest.turn % slots;
+        rest.turn = first + 1;
+        first
     }
 }

@@ -45,7 +45,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let config = &self.listeners[index].config;
         let http = if config.proxy_protocol { Http::Proxied } else { Http::Unknown };
         let secure = if config.tls { Secure::Hello(Acceptor::default()) } else { Secure::Plain };
-        let mut conn = Conn::new(id, Side::Down { listener: index, peer }, http, Stage::Open, self.now);
+        let mut conn =
+            Conn::new(id, Side::Down { listener: index as u16, peer: peer.into() }, http, Stage::Open, self.now);
         conn.secure = secure;
         self.insert(conn);
     }
@@ -118,8 +119,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         exchange.renew(key, Origin::Client, now);
         std::mem::swap(&mut exchange.request, &mut self.scratch);
         exchange.down = Some(Leg { conn: id, stream });
-        exchange.peer = peer;
-        exchange.listener = listener;
+        exchange.peer = peer.addr();
+        exchange.listener = listener.into();
         exchange.version = version;
         exchange.is_tls = is_tls;
         exchange.upload.source_ended = end;

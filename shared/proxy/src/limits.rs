@@ -33,6 +33,9 @@ pub struct Limits {
     pub attempts_max: u8,
     /// HTTP/2 connections to one upstream. The second is opened when streams or windows saturate.
     pub h2_connections_max: usize,
+    /// The same where all of them carry as many streams as their peer allows: a tunnel takes one for as long as it lives. More
+    /// connections than needed cost coalescing, so that windows alone never open as many.
+    pub h2_connections_full_max: usize,
     /// HTTP/1.1 connections to one upstream; further requests wait for one.
     pub h1_connections_max: usize,
     /// Requests that may wait for a connection to one upstream.
@@ -56,7 +59,8 @@ pub struct Limits {
     pub upstream_ping_timeout: Duration,
     /// How long an unused connection to an upstream is kept. Less than what servers commonly keep theirs.
     pub upstream_idle: Duration,
-    /// Buffers kept for reuse, the largest that is worth keeping (what a full output grows to), and all of them together.
+    /// Buffers kept for reuse (as many as connections that are often busy at once), the largest that is worth keeping (what a full
+    /// output grows to), and all of them together.
     pub spare_buffers_max: usize,
     pub spare_buffer_bytes_max: usize,
     pub spare_bytes_max: usize,
@@ -77,6 +81,7 @@ impl Default for Limits {
             pending_bytes_max: 16 * 1024,
             attempts_max: 3,
             h2_connections_max: 2,
+            h2_connections_full_max: 32,
             h1_connections_max: 512,
             waiting_max: 10_000,
             body_window: 256 * 1024,
@@ -88,7 +93,7 @@ impl Default for Limits {
             upstream_ping_interval: Duration::from_secs(15),
             upstream_ping_timeout: Duration::from_secs(10),
             upstream_idle: Duration::from_secs(55),
-            spare_buffers_max: 256,
+            spare_buffers_max: 1024,
             spare_buffer_bytes_max: 512 * 1024,
             spare_bytes_max: 8 * 1024 * 1024,
         }

@@ -47,7 +47,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let now = self.now;
         let Some(slot) = self.conns.get_mut(id.index()) else { return false };
         let Some(conn) = slot.conn.as_deref_mut().filter(|conn| conn.id == id) else { return false };
-        let Some(watch) = conn.watch.filter(|_| conn.stage == Stage::Open) else { return false };
+        let Some(watch) = conn.watch.as_deref().copied().filter(|_| conn.stage == Stage::Open) else { return false };
         if conn_due(conn, &self.timeouts, &self.limits, self.draining) <= now {
             return false;
         }
@@ -59,7 +59,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         }
         self.touch(id);
         if let Some(conn) = self.conn(id) {
-            conn.watch = Some(Watch { asked: Some(now), ..watch });
+            conn.watch = Some(Box::new(Watch { asked: Some(now), ..watch }));
             if let Some((codec, out)) = conn.codec_and_out() {
                 codec.ping(now.as_nanos().to_be_bytes(), out);
             }

@@ -456,14 +456,12 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         }
     }
 
-    /// There is room again on a connection: everything that waits for it goes on, beginning after the one that was served
-    /// last, so that no stream starves another.
+    /// There is room again on a connection: everything that waits for it goes on.
     pub(crate) fn pump_all(&mut self, id: ConnId) {
         let Some(conn) = self.conn(id) else { return };
         let way = if conn.is_down() { Way::Down } else { Way::Up };
         let slots = conn.slots();
-        let first = conn.turn % slots;
-        conn.turn = first + 1;
+        let first = conn.turn();
         for step in 0..slots {
             let Some(conn) = self.conn(id) else { return };
             if let Some(key) = conn.bound_at((first + step) % slots) {

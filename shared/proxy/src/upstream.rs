@@ -127,10 +127,17 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             let Some(entry) = self.upstreams.get_mut(&upstream) else { return };
             let (max, needed) = match entry.target.protocol {
                 Protocol::Http1 => (limits.h1_connections_max, entry.waiting.len()),
-                Protocol::H2c => (limits.h2_connections_max, entry.waiting.len().min(1)),
+                Protocol::H2c => (limits.h2_connections_full_max, entry.waiting.len().min(1)),
             };
             if entry.open >= max || entry.opening.len() >= needed {
                 return;
+            }
+            if entry.target.protocol == Protocol::H2c && entry.open >= limits.h2_connections_max {
+                let mut conns =
+                    entry.ready.iter().map(|id| self.conns.get(id.index()).and_then(|slot| slot.conn.as_deref()));
+                if !conns.all(|conn| conn.is_some_and(Conn::is_full)) {
+                    return;
+                }
             }
             entry.open += 1;
             let id = self.driver.connect(&entry.target.addr);
@@ -203,13 +210,13 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         entry.opening.retain(|&other| other != id);
         entry.ready.push(id);
         let protocol = entry.target.protocol;
-        let watch = (entry.target.pings && protocol == Protocol::H2c).then(|| Watch::new(self.now));
+        let watch = (entry.target.pings && protocol == Protocol::H2c).then(|| Box::new(Watch::new(self.now)));
         self.touch(id);
         let seed = self.rng.u64(..);
         let Some(conn) = self.conn(id) else { return };
         conn.watch = watch;
         conn.http = match protocol {
-            Protocol::Http1 => Http::H1Client(h1::Client::new(limits).with_seed(seed)),
+            Protocol::Http1 => Http::H1Client(Box::new(h1::Client::new(limits).with_seed(seed))),
             Protocol::H2c => {
                 let mut client = Box::new(h2::Client::new(limits, scheme));
                 client.start(&mut conn.out.bytes);
@@ -463,6 +470,11 @@ impl Conn {
         client.available() > reserve
     }
 
+    /// Whether it carries as many streams as it may, but for the one that is kept for questions.
+    fn is_full(&self) -> bool {
+        matches!(&self.http, Http::H2Client(client) if client.available() <= 1)
+    }
+
     /// Whether bodies on it wait for the peer's credit for the whole connection.
     fn is_window_spent(&self) -> bool {
         matches!(&self.http, Http::H2Client(client) if client.is_window_spent())
@@ -471,7 +483,7 @@ impl Conn {
     /// The codec in the client role.
     fn client(&mut self) -> Option<&mut dyn Client> {
         match &mut self.http {
-            Http::H1Client(client) => Some(client),
+            Http::H1Client(client) => Some(client.as_mut()),
             Http::H2Client(client) => Some(client.as_mut()),
             _ => None,
         }

@@ -58,7 +58,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 conn.pending = Vec::new();
                 conn.http = Http::Unknown;
                 if let Side::Down { peer, .. } = &mut conn.side {
-                    *peer = header.source.or(*peer);
+                    *peer = header.source.map_or(*peer, |source| Some(source).into());
                 }
                 if !rest.is_empty() {
                     self.receive_wire(id, &rest);
@@ -304,7 +304,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let conn = self.conn(id)?;
         let scheme = if conn.is_tls() { Scheme::Https } else { Scheme::Http };
         let Side::Down { listener, .. } = conn.side else { return None };
-        Some((Rc::clone(&self.listeners[listener].codec_limits), scheme))
+        Some((Rc::clone(&self.listeners[usize::from(listener)].codec_limits), scheme))
     }
 
     /// The connections that have something to say say it, each with one send.

@@ -266,7 +266,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     /// When the driver fails as a whole.
     pub fn turn(&mut self, until: Option<Time>) -> io::Result<bool> {
         let drained = self.draining.map(|drain| drain.until);
-        let deadline = [self.timers.next(), until, drained, self.policy.due()].into_iter().flatten().min();
+        let sooner = |a: Option<Time>, b: Option<Time>| a.map_or(b, |a| Some(b.map_or(a, |b| a.min(b))));
+        let deadline = sooner(sooner(self.timers.next(), until), sooner(drained, self.policy.due()));
         let mut events = std::mem::take(&mut self.events);
         self.driver.wait(deadline, &mut events)?;
         self.now = self.driver.now();
@@ -382,7 +383,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         if out.capacity() == 0 {
             *out = self.buffers.take();
             if out.capacity() == 0 {
-                out.reserve(4096);
+                out.reserve(2048);
             }
         }
         if !conn.dirty {

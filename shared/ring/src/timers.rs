@@ -37,6 +37,9 @@ pub struct Timers<K> {
     /// Heads of the slots' lists.
     slots: [[u32; SLOTS]; WHEELS],
     occupied: [u64; WHEELS],
+    /// The tick at which the clock comes to the first occupied slot; `u64::MAX` when none is. Asked for at every wait, and
+    /// seldom another.
+    next: u64,
     /// Head of the list of entries that are due.
     due: u32,
     len: usize,
@@ -62,6 +65,7 @@ impl<K: Copy> Timers<K> {
             free: NONE,
             slots: [[NONE; SLOTS]; WHEELS],
             occupied: [0; WHEELS],
+            next: u64::MAX,
             due: NONE,
             len: 0,
         }
@@ -94,11 +98,8 @@ impl<K: Copy> Timers<K> {
 
     /// A time before which nothing is due: good for [`Driver::wait`](crate::Driver::wait). `None` when nothing is set.
     pub fn next(&self) -> Option<Time> {
-        if self.len == 0 {
-            return None;
-        }
-        let tick = if self.due != NONE { self.now } else { self.next_slot()? };
-        Some(Time::from_nanos(tick.saturating_mul(1 << TICK_BITS)))
+        let tick = if self.due != NONE { self.now } else { self.next };
+        (tick != u64::MAX).then(|| Time::from_nanos(tick.saturating_mul(1 << TICK_BITS)))
     }
 
     /// A key that is due at `now`, in no particular order within a tick; repeat until `None`.
@@ -127,12 +128,14 @@ impl<K: Copy> Timers<K> {
         let ahead = (entry.tick - self.now).min(REACH - 1);
         let wheel = ((u64::BITS - 1 - ahead.leading_zeros()) / WHEEL_BITS) as usize;
         let slot = slot_of(self.now + ahead, wheel);
+        let shift = wheel as u32 * WHEEL_BITS;
+        self.next = self.next.min((self.now + ahead) >> shift << shift);
         entry.next = std::mem::replace(&mut self.slots[wheel][slot], index);
         self.occupied[wheel] |= 1 << slot;
     }
 
     /// The tick at which the clock comes to the first occupied slot.
-    fn next_slot(&self) -> Option<u64> {
+    fn next_slot(&self) -> u64 {
         let occupied = (0..WHEELS).filter(|&wheel| self.occupied[wheel] != 0);
         let ticks = occupied.map(|wheel| {
             let shift = wheel as u32 * WHEEL_BITS;
@@ -142,16 +145,17 @@ impl<K: Copy> Timers<K> {
             let distance = u64::from(self.occupied[wheel].rotate_right(after).trailing_zeros()) + 1;
             (turn + distance) << shift
         });
-        ticks.min()
+        ticks.min().unwrap_or(u64::MAX)
     }
 
     /// Moves the clock on to `to`, or to the first tick at which something is due.
     fn advance(&mut self, to: u64) {
         while self.due == NONE {
-            let Some(tick) = self.next_slot().filter(|&tick| tick <= to) else {
+            let tick = self.next;
+            if tick > to {
                 self.now = self.now.max(to);
                 return;
-            };
+            }
             self.now = tick;
             // Every wheel whose hand moves at this tick, the coarsest first: it refills the finer ones.
             for wheel in (0..WHEELS).rev() {
@@ -159,6 +163,7 @@ impl<K: Copy> Timers<K> {
                     self.empty(wheel, slot_of(tick, wheel));
                 }
             }
+            self.next = self.next_slot();
         }
     }
 

@@ -127,6 +127,32 @@ fn answers_that_a_client_does_not_read_stop_it_from_asking_for_more() {
 }
 
 #[test]
+fn connections_to_an_upstream_are_as_many_as_streams_that_stay_need_and_no_more_than_a_bound() {
+    let mut few = config();
+    few.limits.h2_connections_full_max = 4;
+    let mut lab = Lab::with(|addr| Place::h2(1, addr), &few, Timeouts::default());
+    // Two streams of three are for requests, one is kept for questions.
+    for connection in 0..4 {
+        lab.send(GET);
+        let up = lab.upstream(connection);
+        lab.origin.borrow_mut().send(up, h2::setting(3, 3));
+        lab.wait(SECOND);
+        lab.send(GET);
+        lab.wait(SECOND);
+        assert_eq!(lab.origin.borrow().accepted.len(), connection + 1);
+    }
+    let waiting = lab.send(GET);
+    lab.wait(SECOND);
+    assert_eq!(lab.origin.borrow().accepted.len(), 4, "that is the bound");
+    let last = lab.upstream(3);
+    lab.origin.borrow_mut().send(last, [h2::ok(1, true), h2::ok(3, true)].concat());
+    lab.wait(SECOND);
+    lab.origin.borrow_mut().send(last, h2::ok(5, true));
+    lab.client_got(waiting, b"\r\n\r\n");
+    lab.end();
+}
+
+#[test]
 fn heads_that_an_upstream_does_not_read_wait_for_a_connection_and_no_more_of_them_is_written_than_a_bound() {
     let mut one = config();
     one.limits.h2_connections_max = 1;

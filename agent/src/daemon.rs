@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 use steady_proxy::log::{LogHandle, LogSink};
@@ -86,7 +87,8 @@ async fn serve(config: Config, file: &Path) -> Result<(), String> {
     let (notices_in, notices) = mpsc::channel(NOTICES_MAX);
     let worker = steady_proxy::Config {
         listeners: vec![Listener { tls: secure.is_some(), proxy_protocol: false, limits: edge_limits() }],
-        limits: Limits::default(),
+        // The clients of this side are edges, which judge their own clients.
+        limits: Limits { take_stall: Duration::MAX, ..Limits::default() },
         upstream_limits: steady_http::Limits::default(),
     };
     let blueprint =

@@ -251,7 +251,9 @@ impl Agent {
             ..steady_http::Limits::default()
         };
         let listener = Listener { tls: false, proxy_protocol: false, limits };
-        let blueprint = blueprint(setup, vec![socket], vec![listener]);
+        let mut blueprint = blueprint(setup, vec![socket], vec![listener]);
+        // Its clients are edges, which judge their own.
+        blueprint.worker.limits.take_stall = Duration::MAX;
         let fleet = plane.start(blueprint, sender, Default::default(), log).unwrap();
         Agent { addr, plane, notices: Mutex::new(notices), apps: Mutex::default(), fleet: Some(fleet) }
     }

@@ -13,6 +13,7 @@ use crate::exchange::{Exchange, Key, Origin, Phase};
 use crate::limits::{Limits, Timeouts};
 use crate::policy::{AttemptEnd, Outcome, Policy, Reply};
 use crate::refusal::Refusal;
+use crate::stats::Late;
 use crate::upstream::Failure;
 use crate::worker::{Drain, Slot, TimerKey, Worker};
 
@@ -33,7 +34,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let Some(key) = self.exchanges.occupant(index) else { return };
         let timeouts = self.timeouts;
         let Some(exchange) = self.exchanges.at(key) else { return };
-        let due = exchange_due(exchange, &timeouts).0;
+        let due = exchange_due(exchange, &timeouts, self.limits.take_stall).0;
         let armed = self.exchanges.armed(index);
         if due < *armed {
             *armed = due;
@@ -78,7 +79,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                     let Some(key) = self.exchanges.occupant(index) else { continue };
                     let timeouts = self.timeouts;
                     let Some(exchange) = self.exchanges.at(key) else { continue };
-                    let (due, total) = exchange_due(exchange, &timeouts);
+                    let (due, total) = exchange_due(exchange, &timeouts, self.limits.take_stall);
                     if due <= self.now {
                         self.exchange_expired(key, total);
                     }
@@ -128,8 +129,16 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 self.check_finished(id);
                 self.arm_conn(id.index() as u32);
             }
-            Stage::Open if idle && !conn.sending => self.finish_conn(id),
-            _ => {
+            Stage::Open if idle && !conn.sending => {
+                if conn.is_shaking() || matches!(conn.http, Http::Proxied | Http::Unknown) {
+                    self.stats.clients_late[Late::Begin as usize].add(1);
+                }
+                self.finish_conn(id);
+            }
+            stage => {
+                if conn.sending && stage != Stage::Lingering {
+                    self.stats.clients_late[Late::Read as usize].add(1);
+                }
                 self.abandon(id);
                 self.close(id);
             }
@@ -173,7 +182,12 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 self.detach(key, if late { AttemptEnd::Abandoned } else { AttemptEnd::TimedOut });
                 self.reply(key, Reply::Refuse(refusal));
             }
-            Phase::Answering => self.finish(key, Outcome::TimedOut),
+            Phase::Answering => {
+                if exchange.awaits_client() && !total {
+                    self.stats.clients_late[Late::Read as usize].add(1);
+                }
+                self.finish(key, Outcome::TimedOut);
+            }
             Phase::Replying => self.finish(key, Outcome::ClientGone),
         }
     }
@@ -229,7 +243,7 @@ fn open_due(conn: &Conn, timeouts: &Timeouts, limits: &Limits, draining: Option<
 }
 
 /// When something must have happened in the exchange, and whether that is the bound on its whole duration.
-fn exchange_due<T>(exchange: &Exchange<T>, timeouts: &Timeouts) -> (Time, bool) {
+fn exchange_due<T>(exchange: &Exchange<T>, timeouts: &Timeouts, take_stall: Duration) -> (Time, bool) {
     let due = match (exchange.origin, exchange.phase) {
         (Origin::Question { until, .. }, _) => until,
         (_, Phase::Routing) => Time::MAX,
@@ -243,6 +257,7 @@ fn exchange_due<T>(exchange: &Exchange<T>, timeouts: &Timeouts) -> (Time, bool) 
             from + exchange.target.as_ref().map_or(Duration::MAX, |target| target.response_timeout)
         }
         (_, Phase::Attached) => exchange.activity.max(exchange.timing.attached) + timeouts.idle,
+        (_, Phase::Answering) if exchange.awaits_client() => exchange.activity + timeouts.stall.min(take_stall),
         (_, Phase::Answering) => exchange.activity + timeouts.stall,
         (_, Phase::Replying) => exchange.activity + timeouts.idle,
     };

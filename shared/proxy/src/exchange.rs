@@ -164,6 +164,11 @@ impl<T> Exchange<T> {
         }
     }
 
+    /// Whether there is something for the client that it does not take: it does not read, or gives no window.
+    pub(crate) fn awaits_client(&self) -> bool {
+        self.phase == Phase::Answering && self.download.waiting() > 0
+    }
+
     /// Whether the upstream has all that it needs to answer. Who asks for a tunnel has nothing more to say before that.
     pub(crate) fn is_asked(&self) -> bool {
         self.upload.source_ended || self.request.is_connect()

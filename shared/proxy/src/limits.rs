@@ -53,6 +53,8 @@ pub struct Limits {
     pub handshake_max: Duration,
     /// How long one send may take: a client that never reads, or reads an octet a minute, is cut.
     pub write_stall: Duration,
+    /// How long a client may leave untaken what there is for it of an answer. HTTP/2 clients that give no window.
+    pub take_stall: Duration,
     /// How long a connection to another machine may be silent before it is asked for a sign of life, and how long that may take
     /// to come. A host that vanishes without a word.
     pub upstream_ping_interval: Duration,
@@ -90,6 +92,7 @@ impl Default for Limits {
             connect_max: Duration::from_secs(10),
             handshake_max: Duration::from_secs(5),
             write_stall: Duration::from_secs(300),
+            take_stall: Duration::from_secs(300),
             upstream_ping_interval: Duration::from_secs(15),
             upstream_ping_timeout: Duration::from_secs(10),
             upstream_idle: Duration::from_secs(55),

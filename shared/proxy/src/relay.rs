@@ -441,6 +441,10 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let max = self.limits.held_bytes_max;
         let Some(exchange) = self.exchanges.at(key) else { return };
         let too_much = exchange.pipe(way).burden() > max;
+        if exchange.awaits_client() {
+            // A client has less time to take what is there than an upstream has to say more.
+            self.arm_exchange(key.index);
+        }
         if too_much && self.conn(source.conn).is_some_and(|conn| conn.is_serial()) {
             self.set_paused(source.conn, |paused| paused.body = true);
         }

@@ -30,6 +30,27 @@ impl Cell {
     }
 }
 
+/// What a client that was cut should have done in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Late {
+    /// Say something that begins a request: a handshake, the PROXY header, the first line.
+    Begin,
+    /// Take what was there for it.
+    Read,
+}
+
+impl Late {
+    pub const ALL: [Late; 2] = [Late::Begin, Late::Read];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Late::Begin => "begin",
+            Late::Read => "read",
+        }
+    }
+}
+
 /// What one worker counts.
 #[derive(Debug, Default)]
 pub struct Stats {
@@ -37,6 +58,7 @@ pub struct Stats {
     pub connections_open: Cell,
     pub connections_refused: Cell,
     pub accept_failed: Cell,
+    pub clients_late: [Cell; Late::ALL.len()],
     pub upstream_connects: Cell,
     pub upstream_connect_failed: Cell,
     pub upstream_open: Cell,
@@ -163,6 +185,9 @@ impl Samples for Stats {
                 ("reason", refusal.explain().name),
                 cell,
             );
+        }
+        for (late, cell) in Late::ALL.iter().zip(&self.clients_late) {
+            labelled("clients_late_total", "Clients cut because they were late, by what.", ("to", late.name()), cell);
         }
         for (limit, cell) in Limit::ALL.iter().zip(&self.limits) {
             labelled("limits_total", "Times a limit answered.", ("limit", limit.name()), cell);

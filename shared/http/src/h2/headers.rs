@@ -171,12 +171,13 @@ impl<R: Role> Connection<R> {
         out: &mut Vec<u8>,
     ) -> Result<Event<'static>, Error> {
         let Gathering { id, end_stream: end, .. } = gathered;
-        self.guard.opened();
         // Not a stream yet, nor ever one if anything is wrong.
         let nobody = StreamId { slot: self.streams.next_slot(), id };
         if self.streams.active() >= self.limits.streams_max as usize {
             return self.refuse(nobody, out);
         }
+        // One that is refused earns nothing: else a peer that never acknowledges our settings might open them for ever.
+        self.guard.opened();
         match verdict {
             Verdict::Fine => {}
             Verdict::Malformed(reason) => {

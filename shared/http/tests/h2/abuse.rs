@@ -77,6 +77,14 @@ fn streams_beyond_the_limit_again_and_again() {
 }
 
 #[test]
+fn streams_beyond_the_limit_of_a_peer_that_never_acknowledges_it() {
+    let mut end = End::of(Server::new(Rc::new(Limits { streams_max: 1, ..Limits::default() }), Scheme::Https));
+    end.hear(&[PREFACE, &settings(&[])].concat()).unwrap();
+    end.hear(&get(1, 0, &[])).unwrap();
+    assert_eq!(ends(&mut end, true, 2000, Limit::ControlFrames, |round| get(round * 2 + 3, ES, &[])), 1000);
+}
+
+#[test]
 fn continuation_flood() {
     let attack = |round: u32| match round {
         0 => frame(HEADERS, ES, 1, &block(&GET)),

@@ -1,0 +1,151 @@
+//! Clients that are slow on purpose, so that they keep what others need: slow heads, slow bodies, answers that are not read.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use steady_lb::snapshot::Settings;
+use steady_proxy::Limits;
+
+use crate::frames::*;
+use crate::house::{House, Setup};
+use crate::siege::{Counter, count, refusal, withstand, withstand_within};
+use crate::support::{PATIENCE, eventually};
+
+/// Of each kind.
+const ATTACKERS: usize = 200;
+/// Those that do not read: connections, and streams of one connection.
+const READERS: usize = 8;
+const STREAMS: u32 = 20;
+/// What an answer that is not taken may hold: at the edge its window, at the host what the application could push in one batch
+/// before its connection is paused (on io_uring 32 receives of 64 KiB), and as much again while memory for it grows.
+const UNTAKEN_BYTES_MAX: i64 = 4 << 20;
+const SHORT: Duration = Duration::from_secs(1);
+const LATE: Counter = ("clients_late_total", Some("begin"));
+/// Between two octets of one who goes on talking.
+const DRIP: Duration = Duration::from_millis(20);
+
+/// Time-outs that a test does not have to wait long for. What is not slow on purpose moves all the time.
+fn impatient() -> Setup {
+    let settings = Settings { header_timeout: SHORT, idle_timeout: SHORT, ..Settings::default() };
+    Setup {
+        settings,
+        limits: Limits { write_stall: SHORT, take_stall: SHORT, ..Limits::default() },
+        ..Setup::default()
+    }
+}
+
+fn connect(addr: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// What is said until the end, a reset included.
+fn rest(mut stream: TcpStream) -> String {
+    let mut heard = Vec::new();
+    let _ = stream.read_to_end(&mut heard);
+    String::from_utf8_lossy(&heard).into_owned()
+}
+
+/// A crowd of connections, each with these octets. All are ended and counted, and told this; but where the machine was so busy
+/// that the octets came too late, they were ended for having said nothing.
+fn crowd(house: &House, octets: &[u8], told: &str, counted: Counter) {
+    let both = || if counted == LATE { count(house, LATE) } else { count(house, counted) + count(house, LATE) };
+    let before = both();
+    let crowd = (0..ATTACKERS).map(|_| {
+        let mut stream = connect(house.plain);
+        stream.write_all(octets).unwrap();
+        stream
+    });
+    let crowd: Vec<TcpStream> = crowd.collect();
+    for stream in crowd {
+        let heard = rest(stream);
+        assert!(heard.starts_with(told) || heard.is_empty(), "{heard:?}");
+    }
+    eventually("each is counted", || (both() >= before + ATTACKERS as u64).then_some(()));
+}
+
+#[test]
+fn heads_that_do_not_come_are_answered_408_and_their_connections_closed() {
+    let counted = refusal("request_timeout");
+    for octets in [&b"G"[..], b"GET / HTTP/1.1\r\nHost: echo.localhost\r\nX: "] {
+        withstand(impatient, &[counted], |house| crowd(house, octets, "HTTP/1.1 408 ", counted));
+    }
+}
+
+#[test]
+fn a_head_that_drips_gets_no_more_time_than_one_that_does_not_come() {
+    withstand(impatient, &[refusal("request_timeout")], |house| {
+        let mut stream = connect(house.plain);
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: echo.localhost\r\n").unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let mut heard = [0; 12];
+        // Whoever goes on sending is cut off at last, and may not get to read why.
+        while stream.peek(&mut heard).is_err() && stream.write_all(b"X: y\r\n").is_ok() {
+            std::thread::sleep(DRIP);
+        }
+    });
+}
+
+#[test]
+fn connections_that_say_nothing_are_closed_and_counted() {
+    withstand(impatient, &[LATE], |house| crowd(house, b"", "", LATE));
+}
+
+#[test]
+fn bodies_that_do_not_come_are_answered_408_and_free_their_application() {
+    let counted = refusal("request_timeout");
+    let body = b"POST /sink HTTP/1.1\r\nHost: echo.localhost\r\nContent-Length: 100\r\n\r\nhalf";
+    withstand(impatient, &[counted], |house| {
+        crowd(house, body, "HTTP/1.1 408 ", counted);
+        eventually("the application's connections are free", || {
+            (house.agents[0].count("exchanges_open") <= 1).then_some(())
+        });
+    });
+}
+
+#[test]
+fn a_body_that_drips_ends_by_the_bound_on_the_whole_exchange() {
+    let setup = || {
+        let settings = Settings { total_timeout: Some(SHORT), ..Settings::default() };
+        Setup { settings, ..impatient() }
+    };
+    withstand(setup, &[refusal("total_timeout")], |house| {
+        let mut stream = connect(house.plain);
+        stream.write_all(b"POST /sink HTTP/1.1\r\nHost: echo.localhost\r\nContent-Length: 100000\r\n\r\n").unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let mut heard = [0; 12];
+        while stream.peek(&mut heard).is_err() && stream.write_all(b"x").is_ok() {
+            std::thread::sleep(DRIP);
+        }
+    });
+}
+
+#[test]
+fn who_does_not_read_an_answer_is_cut_and_holds_a_bounded_part_of_it() {
+    let late: Counter = ("clients_late_total", Some("read"));
+    withstand_within(READERS as i64 * UNTAKEN_BYTES_MAX, impatient, &[late], |house| {
+        let streams: Vec<TcpStream> = (0..READERS).map(|_| connect(house.plain)).collect();
+        for mut stream in &streams {
+            stream.write_all(b"GET /big/1000000000 HTTP/1.1\r\nHost: echo.localhost\r\n\r\n").unwrap();
+        }
+        eventually("all are cut", || (house.count("connections_open") == 1).then_some(()));
+        streams
+    });
+}
+
+#[test]
+fn who_gives_no_window_for_an_answer_is_cut_and_holds_a_bounded_part_of_it() {
+    let late: Counter = ("clients_late_total", Some("read"));
+    withstand_within(i64::from(STREAMS) * UNTAKEN_BYTES_MAX, impatient, &[late], |house| {
+        let before = count(house, late);
+        let mut attacker = Attacker::open(house.plain);
+        attacker.say(&setting(4, 1));
+        for round in 0..STREAMS {
+            attacker.say(&frame(HEADERS, END_HEADERS | END_STREAM, nth(round), &block("GET", "/big/1000000000", &[])));
+        }
+        eventually("all are cut", || (count(house, late) >= before + u64::from(STREAMS)).then_some(()));
+        attacker
+    });
+}

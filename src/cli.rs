@@ -88,9 +88,9 @@ pub enum Command {
     Status,
     /// Be an edge: the load balancer daemon
     #[command(
-        after_help = "Example:\n  steady lb --config /etc/steady/lb.toml --check && steady lb --config /etc/steady/lb.toml"
+        after_help = "Example:\n  steady lb --config /etc/steady/lb.toml --check && steady lb --config /etc/steady/lb.toml\n\nSIGHUP reads the configuration again, SIGUSR2 starts the program anew and lets it take over (as --upgrade does), SIGTERM drains."
     )]
-    Lb(DaemonArgs),
+    Lb(LbArgs),
     /// Be a host: the agent daemon
     #[command(
         after_help = "Example:\n  steady agent --config /etc/steady/agent.toml --check && steady agent --config /etc/steady/agent.toml"
@@ -336,6 +336,16 @@ fn parse_ttl(text: &str) -> Result<std::time::Duration, String> {
 )]
 pub struct RmArgs {
     pub name: String,
+}
+
+#[derive(Debug, Args)]
+pub struct LbArgs {
+    #[command(flatten)]
+    pub daemon: DaemonArgs,
+
+    /// Take the place of the edge that runs in the same state directory, without losing a connection
+    #[arg(long, conflicts_with = "check")]
+    pub upgrade: bool,
 }
 
 #[derive(Debug, Args)]

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let Cli { reach, json, command } = cli;
     match command {
-        Command::Lb(args) => daemon(&args, steady_lb::main),
+        Command::Lb(args) => daemon(&args.daemon, |file, check| steady_lb::main(file, check, args.upgrade)),
         Command::Agent(args) => daemon(&args, steady_agent::main),
         Command::Up(args) => finish(json, up::run(&reach.dir, &args, json)),
         command => finish(json, commands::run(&reach, json, command)),
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
 }
 
 /// Becomes a daemon, after arranging to end with the `up` that started it, if one did.
-fn daemon(args: &DaemonArgs, main: fn(&std::path::Path, bool) -> ExitCode) -> ExitCode {
+fn daemon(args: &DaemonArgs, main: impl FnOnce(&std::path::Path, bool) -> ExitCode) -> ExitCode {
     if !args.check && !parent::follow() {
         eprintln!("steady: the `steady up` that started this daemon is gone already");
         return ExitCode::FAILURE;

@@ -9,6 +9,7 @@
 //! anew from the store with the next command. Snapshots that the workers have let go of are freed here, not by them.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -81,6 +82,20 @@ enum Command {
     Settings(Box<Settings>),
     Certs(Certs),
     Cluster(Arc<Credentials>),
+    /// Rest, after saying so, until told how it goes on.
+    Hold(oneshot::Sender<()>, oneshot::Receiver<()>),
+}
+
+/// The writer rests as long as this lives: what is asked of it waits. See [`Control::hold`].
+#[derive(Debug)]
+pub struct Hold(oneshot::Sender<()>);
+
+impl Hold {
+    /// The writer ends: the table's directory is let go of, and whatever waited is told that the edge is stopping.
+    pub fn end(self) {
+        // A writer that is gone has ended.
+        let _ = self.0.send(());
+    }
 }
 
 /// What the first snapshot is made of.
@@ -264,6 +279,15 @@ impl Control {
         self.tell(Command::Cluster(credentials)).await;
     }
 
+    /// Has the writer finish what it does and then rest: nothing changes any more in store, table and snapshot. `None`: it has
+    /// ended.
+    pub async fn hold(&self) -> Option<Hold> {
+        let ((rests, rested), (go_on, told)) = (oneshot::channel(), oneshot::channel());
+        self.commands.send(Command::Hold(rests, told)).await.ok()?;
+        rested.await.ok()?;
+        Some(Hold(go_on))
+    }
+
     pub fn plane(&self) -> &dyn Plane {
         &*self.plane
     }
@@ -300,16 +324,18 @@ impl Writer {
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
             tokio::select! {
-                command = queue.recv() => match command {
-                    Some(command) => self.handle(command).await,
-                    None => return,
-                },
+                command = queue.recv() => {
+                    let Some(command) = command else { return };
+                    if self.handle(command).await.is_break() {
+                        return;
+                    }
+                }
                 _ = sweep.tick() => self.sweep(),
             }
         }
     }
 
-    async fn handle(&mut self, command: Command) {
+    async fn handle(&mut self, command: Command) -> ControlFlow<()> {
         match command {
             Command::Commit(commit, done) => {
                 let result = self.commit(commit).await;
@@ -323,6 +349,12 @@ impl Writer {
             Command::CatchUp(done) => {
                 let result = if self.behind { self.catch_up().await } else { Ok(()) };
                 let _ = done.send(result);
+            }
+            Command::Hold(rests, told) => {
+                // Where nobody waits for it any more it goes on at once.
+                if rests.send(()).is_ok() && told.await.is_ok() {
+                    return ControlFlow::Break(());
+                }
             }
             Command::Host(host, state) => {
                 if self.states.insert(host, state) != Some(state) {
@@ -344,6 +376,7 @@ impl Writer {
                 self.publish();
             }
         }
+        ControlFlow::Continue(())
     }
 
     async fn commit(&mut self, commit: Commit) -> Result<u64, ControlError> {

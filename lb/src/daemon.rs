@@ -14,16 +14,20 @@ use crate::certs::{self, Certs};
 use crate::config::{Config, Io as IoChoice, LogFormat};
 use crate::data::DataPlane;
 use crate::edge::{self, Facts};
-use crate::run::{Parts, Ready, run};
+use crate::run::{Ended, PRIVATE, Parts, Ready, Replaced, TABLE, run};
 use crate::signals::{self, Order};
+use crate::snapshot::Plane;
+use crate::systemd;
+use crate::upgrade::{self, Elders, Inherited, Lingering, Offer, Successor, Taking};
 
 /// What clients may have under way of one body: more than an agent's stream takes before it has accepted the request, so
 /// that a full window there is noticed here (see `relay` in the engine).
 const CLIENT_WINDOW: u32 = 96 * 1024;
 const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
 
-/// Runs the edge of this file, or with `check` only says what is wrong with it.
-pub fn main(file: &Path, check: bool) -> ExitCode {
+/// Runs the edge of this file, or with `check` only says what is wrong with it. With `upgrade` it takes the place of the one
+/// that runs in the same state directory, if one does.
+pub fn main(file: &Path, check: bool, upgrade: bool) -> ExitCode {
     if check {
         let problems = crate::run::check(file);
         for problem in &problems {
@@ -47,7 +51,10 @@ pub fn main(file: &Path, check: bool) -> ExitCode {
     daemon::start_log(config.log.format == LogFormat::Json, &config.log.level);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let served = match builder.worker_threads(1).thread_name("control").enable_all().build() {
-        Ok(runtime) => runtime.block_on(serve(config, file)),
+        Ok(runtime) => match runtime.block_on(serve(config, file, upgrade)) {
+            Ok(Some(lingering)) => lingering.run(runtime),
+            ended => ended.map(drop),
+        },
         Err(error) => Err(format!("the control side's runtime cannot be started: {error}")),
     };
     match served {
@@ -69,10 +76,68 @@ fn say_reload(file: &Path) {
     }
 }
 
-async fn serve(config: Config, file: &Path) -> Result<(), String> {
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Serves until it is told to stop, or replaced: then there is something left to do.
+async fn serve(config: Config, file: &Path, upgrade: bool) -> Result<Option<Lingering>, String> {
     let say = |error: &dyn std::fmt::Display| error.to_string();
     let orders = signals::listen().map_err(|error| say(&error))?;
     daemon::raise_descriptors();
+    let elders = Arc::<Elders>::default();
+    let (mut taking, mut inherited) = (None, systemd::sockets()?);
+    if upgrade {
+        match Taking::begin(&config.state_dir, VERSION, &elders).await.map_err(|error| say(&error))? {
+            Some((old, sockets)) => (taking, inherited) = (Some(old), sockets),
+            None => tracing::info!("no edge runs in this state directory: there is nothing to take over"),
+        }
+    }
+    let (ready_file, table) = (config.state_dir.join("ready.json"), config.state_dir.join(TABLE));
+    let Prepared { plane, log, mut parts, watched } = match prepare(&config, file, &mut inherited, &elders, orders) {
+        Ok(prepared) => prepared,
+        Err(why) => {
+            if let Some(taking) = &mut taking {
+                taking.fail(&why).await;
+            }
+            return Err(why);
+        }
+    };
+    for left in inherited.left() {
+        tracing::warn!(socket = left, "the configuration names it no more: it is not listened on any further");
+    }
+    drop(inherited);
+    parts.upgrade.taking = taking;
+    let ended = run(config, Arc::clone(&plane) as Arc<dyn Plane>, parts).await;
+    watched.abort();
+    let failure = plane.failure();
+    match ended.map_err(|error| say(&error))? {
+        Ended::Replaced(replaced) => {
+            let Replaced { heir, published, store, until } = *replaced;
+            return Ok(Some(Lingering { heir, plane, published, store, until, table, log }));
+        }
+        // Nobody should take a stale file for a running edge; one that is gone already is as good.
+        Ended::Stopped => drop(std::fs::remove_file(&ready_file)),
+    }
+    if let Some(plane) = Arc::into_inner(plane) {
+        plane.stop();
+    }
+    failure.map_or(Ok(None), Err)
+}
+
+/// Everything that can be had before the state directory is held.
+struct Prepared {
+    plane: Arc<DataPlane>,
+    log: Option<LogSink>,
+    parts: Parts,
+    watched: tokio::task::JoinHandle<()>,
+}
+
+fn prepare(
+    config: &Config,
+    file: &Path,
+    inherited: &mut Inherited,
+    elders: &Arc<Elders>,
+    orders: mpsc::Receiver<Order>,
+) -> Result<Prepared, String> {
     let choice = match config.io {
         IoChoice::Auto => steady_ring::Choice::Auto,
         IoChoice::Uring => steady_ring::Choice::Uring,
@@ -84,34 +149,40 @@ async fn serve(config: Config, file: &Path) -> Result<(), String> {
         LogSink::open(path).map_err(|error| format!("the access log {} cannot be opened: {error}", path.display()))
     });
     let log = log.transpose()?;
+    let reload = Arc::new(Notify::new());
+    let (certs, tickets) = watch_certs(config, &reload)?;
+    let offer = Arc::new(Offer::new(tickets.clone(), Arc::clone(elders), VERSION));
 
     let mut sockets = Vec::new();
     let mut listeners = Vec::new();
     let mut bound = Vec::new();
     for listen in &config.listen {
-        let (socket, addr) = daemon::listen(listen.addr)?;
+        let name = if listen.tls { "https" } else { "http" };
+        let (socket, addr) = match inherited.take(name, listen.addr) {
+            Some((listener, addr)) => (listener.into(), addr),
+            None => daemon::listen(listen.addr)?,
+        };
+        offer.add(name, listen.addr, &socket).map_err(|error| error.to_string())?;
         sockets.push(socket);
         bound.push(edge::Listener { addr, tls: listen.tls });
         let limits = steady_http::Limits { stream_window: CLIENT_WINDOW, ..steady_http::Limits::default() };
         listeners.push(Listener { tls: listen.tls, proxy_protocol: listen.proxy_protocol, limits });
     }
+    let private = inherited.take(PRIVATE, config.private.addr).map(|(listener, _)| listener);
     let worker =
         steady_proxy::Config { listeners, limits: Limits::default(), upstream_limits: steady_http::Limits::default() };
     let blueprint = Blueprint { uring: io.uring, ring: steady_ring::Config::default(), worker, sockets, pin: true };
     let plane = Arc::new(DataPlane::new(workers, blueprint, log.as_ref()));
 
-    let reload = Arc::new(Notify::new());
-    let certs = watch_certs(&config, &reload)?;
     let facts = Facts {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: VERSION.to_owned(),
         workers,
         io: io.name().to_owned(),
         io_reason: io.fallback.as_ref().map(|(why, _)| why.clone()),
         listeners: bound.clone(),
     };
     let (tell_ready, ready) = oneshot::channel::<Ready>();
-    let ready_file = config.state_dir.join("ready.json");
-    tokio::spawn(say_ready(ready, ready_file.clone(), bound));
+    tokio::spawn(say_ready(ready, config.state_dir.clone(), file.to_owned(), bound));
     let log_handle = log.as_ref().map(LogSink::handle);
     let on_reload = move || {
         reload.notify_one();
@@ -119,7 +190,6 @@ async fn serve(config: Config, file: &Path) -> Result<(), String> {
             log.reopen();
         }
     };
-    daemon::keep_config(&config.state_dir, file);
     let (watched, orders) = watch_workers(Arc::clone(&plane), orders);
     let parts = Parts {
         facts,
@@ -129,25 +199,26 @@ async fn serve(config: Config, file: &Path) -> Result<(), String> {
         certs,
         on_reload: Box::new(on_reload),
         ready: Some(tell_ready),
+        upgrade: upgrade::Parts {
+            taking: None,
+            private,
+            offer: Some(offer),
+            tickets,
+            elders: Arc::clone(elders),
+            successor: Successor::of_this(file),
+        },
     };
-    let ended = run(config, Arc::clone(&plane) as Arc<dyn crate::snapshot::Plane>, parts).await;
-    // Nobody should take a stale file for a running edge; one that is gone already is as good.
-    let _ = std::fs::remove_file(&ready_file);
-    watched.abort();
-    let failure = plane.failure();
-    if let Some(plane) = Arc::into_inner(plane) {
-        plane.stop();
-    }
-    ended.map_err(|error| say(&error))?;
-    failure.map_or(Ok(()), Err)
+    Ok(Prepared { plane, log, parts, watched })
 }
 
+type Watched = (tokio::sync::watch::Receiver<Certs>, Option<Arc<TicketKeys>>);
+
 /// Certificates as they are on disk, and as they change. Without `[tls]` there are none.
-fn watch_certs(config: &Config, reload: &Arc<Notify>) -> Result<tokio::sync::watch::Receiver<Certs>, String> {
+fn watch_certs(config: &Config, reload: &Arc<Notify>) -> Result<Watched, String> {
     let Some(tls) = &config.tls else {
         let (sender, receiver) = tokio::sync::watch::channel(Certs::default());
         drop(sender);
-        return Ok(receiver);
+        return Ok((receiver, None));
     };
     let path = config.state_dir.join("ticket-keys");
     let tickets = if tls.tickets {
@@ -157,16 +228,25 @@ fn watch_certs(config: &Config, reload: &Arc<Notify>) -> Result<tokio::sync::wat
     } else {
         None
     };
-    certs::watch(&tls.dir, tickets, ALPN, Arc::clone(reload)).map_err(|error| error.to_string())
+    let certs = certs::watch(&tls.dir, tickets.clone(), ALPN, Arc::clone(reload)).map_err(|error| error.to_string())?;
+    Ok((certs, tickets))
 }
 
-/// Writes where everything listens once the private port answers.
-async fn say_ready(ready: oneshot::Receiver<Ready>, file: std::path::PathBuf, listeners: Vec<edge::Listener>) {
+/// Writes where everything listens once the private port answers, and tells the supervisor which process is the edge.
+async fn say_ready(
+    ready: oneshot::Receiver<Ready>,
+    state_dir: std::path::PathBuf,
+    config: std::path::PathBuf,
+    listeners: Vec<edge::Listener>,
+) {
     let Ok(ready) = ready.await else { return };
+    daemon::keep_config(&state_dir, &config);
     let contents = json!({ "pid": std::process::id(), "listeners": listeners, "private": ready.private });
+    let file = state_dir.join("ready.json");
     if let Err(error) = daemon::write_whole(&file, contents.to_string().as_bytes()) {
         tracing::error!(%error, file = %file.display(), "cannot say that it is ready");
     }
+    systemd::notify(&format!("MAINPID={}\nREADY=1\nSTATUS=serving", std::process::id()));
 }
 
 /// Stops the edge when a worker fails: a supervisor restarts it whole, rather than have it serve with fewer.

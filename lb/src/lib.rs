@@ -29,7 +29,9 @@ pub mod signals;
 pub mod snapshot;
 mod state_dir;
 pub mod store;
+pub mod systemd;
+pub mod upgrade;
 pub mod workflow;
 
 pub use daemon::main;
-pub use run::{Parts, Ready, RunError, check, run};
+pub use run::{Ended, Parts, Ready, RunError, check, run};

@@ -75,3 +75,23 @@ pub const LIFE_NEW: Duration = Duration::from_secs(1800);
 pub const METERS_MAX: usize = 16_384;
 /// Measured numbers of an application that was quiet this long are let go.
 pub const METERS_QUIET: Duration = Duration::from_secs(600);
+
+/// Processes that were replaced and still carry connections, beside the one that serves: each holds memory and descriptors of
+/// its own. With one more the oldest is ended at once.
+pub const OLD_PROCESSES_MAX: usize = 2;
+/// A process that is being replaced, or that replaces one, answers what needs no work.
+pub const UPGRADE_ANSWER: Duration = Duration::from_secs(10);
+/// A new process reads its configuration, its certificates and its logs.
+pub const UPGRADE_PREPARE: Duration = Duration::from_secs(60);
+/// A new process maps the table, of a million names at most, and starts its workers; changes by the API wait as long.
+pub const UPGRADE_HELD: Duration = Duration::from_secs(30);
+/// An old process ends its control side.
+pub const UPGRADE_LET_GO: Duration = Duration::from_secs(30);
+/// Calls of the private API that are under way when a process is replaced.
+pub const UPGRADE_API: Duration = Duration::from_secs(1);
+/// The store's thread finishes what it has begun.
+pub const UPGRADE_STORE: Duration = Duration::from_secs(5);
+/// What a new process accepted is finished, where the old one did not let go after all.
+pub const UPGRADE_GIVE_UP: Duration = Duration::from_secs(5);
+/// How often an old process looks for a new routing table.
+pub const UPGRADE_TABLE_LOOK: Duration = Duration::from_millis(100);

@@ -180,6 +180,8 @@ impl Metrics {
         self.uptime.set(now.uptime.as_secs_f64());
         gauge(r, "apps", "Applications in the routing table.", &[]).set(now.apps as f64);
         gauge(r, "workflows_open", "Workflows under way.", &[]).set(now.workflows_open as f64);
+        let help = "Processes that were replaced and still carry connections.";
+        gauge(r, "old_processes", help, &[]).set(now.old_processes as f64);
         for state in [HostState::Up, HostState::Suspected, HostState::Down] {
             let count = now.hosts.iter().filter(|host| **host == state).count();
             let labels = [("state", crate::agents::state_name(state))];
@@ -210,6 +212,8 @@ pub struct Now {
     pub uptime: Duration,
     pub apps: usize,
     pub workflows_open: usize,
+    /// Replaced by this one, and not yet done.
+    pub old_processes: usize,
     pub hosts: Vec<HostState>,
     /// `None`: the control side is not there yet.
     pub latency: Option<LatencyNow>,

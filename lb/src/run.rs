@@ -24,8 +24,9 @@ use crate::bundles::{BundleError, Bundles};
 use crate::certs::Certs;
 use crate::cluster::{Cluster, ClusterError};
 use crate::config::{Config, HostConfig, Problem};
-use crate::control::{Control, ControlError, Initial, publish_first, reconcile_table};
+use crate::control::{Control, ControlError, Initial, Published, publish_first, reconcile_table};
 use crate::edge::{Clock, Edge, Facts};
+use crate::limits::{SETTLE, UPGRADE_API, UPGRADE_GIVE_UP};
 use crate::metrics::Metrics;
 use crate::reconcile::host_returned;
 use crate::reports::{Reports, follow};
@@ -34,12 +35,20 @@ use crate::snapshot::{HostState, Plane};
 use crate::state_dir::{StateDir, StateDirError};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Commit, Contents, HostRecord, Store, Write};
+use crate::systemd;
+use crate::upgrade::{self, Desk, Heir, TakeError, Taking};
 use crate::workflow::{Tracker, resume_all};
 
 /// How long until a store that cannot be opened is tried again.
 const STORE_AGAIN: Duration = Duration::from_secs(5);
 /// How often the end of a drain is looked for.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
+/// How often it is looked whether new workers serve.
+const START_LOOK: Duration = Duration::from_millis(1);
+/// The private port among the listening sockets.
+pub(crate) const PRIVATE: &str = "private";
+/// The directory of the routing table, in the state directory.
+pub(crate) const TABLE: &str = "table";
 /// What was last read from `domains` of the configuration, so that a change of the file is told from a change by the API.
 const CONFIGURED_DOMAINS: &str = "configured_domains";
 
@@ -56,6 +65,29 @@ pub struct Parts {
     pub on_reload: Box<dyn Fn() + Send + Sync>,
     /// Told once the private port answers.
     pub ready: Option<oneshot::Sender<Ready>>,
+    /// How this process takes the place of another, and another its own.
+    pub upgrade: upgrade::Parts,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// By an order; nothing is left.
+    Stopped,
+    /// Another process is the edge now. The workers drain, and wait for nobody else.
+    Replaced(Box<Replaced>),
+}
+
+/// What is left to do for a process that was replaced: see [`upgrade::Lingering`].
+#[derive(Debug)]
+pub struct Replaced {
+    pub heir: Heir,
+    /// `None`: there never was a table.
+    pub published: Option<Arc<Published>>,
+    /// Ends once the store is closed.
+    pub store: Option<std::thread::JoinHandle<()>>,
+    /// When what is left is cut.
+    pub until: Instant,
 }
 
 impl std::fmt::Debug for Parts {
@@ -89,6 +121,10 @@ pub enum RunError {
     Private { addr: SocketAddr, source: io::Error },
     #[error("there is no routing table to serve from, and the store cannot be used: {0}")]
     Nothing(String),
+    #[error(transparent)]
+    Take(#[from] TakeError),
+    #[error("nothing was taken over: {0}")]
+    NotTaken(String),
 }
 
 /// What `--check` says of a file: everything that is wrong with it and with what it names.
@@ -99,37 +135,63 @@ pub fn check(file: &Path) -> Vec<Problem> {
     }
 }
 
-/// Runs an edge's control side on `plane` until it is told to stop. Call it on a runtime that ends with it.
-pub async fn run(config: Config, plane: Arc<dyn Plane>, parts: Parts) -> Result<(), RunError> {
-    let state = StateDir::hold(&config.state_dir)?;
-    let metrics = Arc::new(Metrics::new(&parts.facts.version, &parts.facts.io));
-    let options = Options { reserved: Vec::new(), ..Options::default() };
-    let (dir, routes, damage) = TableDir::open_with(state.path("table"), options)?;
-    for damage in damage {
-        tracing::error!(%damage, "passed over");
+/// Runs an edge's control side on `plane` until it is told to stop, or replaced. Call it on a runtime that ends with it.
+pub async fn run(config: Config, plane: Arc<dyn Plane>, mut parts: Parts) -> Result<Ended, RunError> {
+    let mut taking = parts.upgrade.taking.take();
+    let ended = hold_and_serve(config, plane, parts, taking.as_mut()).await;
+    if let (Err(error), Some(taking)) = (&ended, &mut taking) {
+        taking.fail(&error.to_string()).await;
     }
+    ended
+}
+
+async fn hold_and_serve(
+    config: Config,
+    plane: Arc<dyn Plane>,
+    mut parts: Parts,
+    mut taking: Option<&mut Taking>,
+) -> Result<Ended, RunError> {
+    let state = match taking.as_deref_mut().and_then(Taking::lock) {
+        Some(lock) => StateDir::inherit(&config.state_dir, lock),
+        None => StateDir::hold(&config.state_dir)?,
+    };
+    let metrics = Arc::new(Metrics::new(&parts.facts.version, &parts.facts.io));
     // Without its authority an edge reaches no host that joined: nothing would be served.
     let cluster = open_cluster(&state, &config)?;
     let mut credentials = cluster.published();
+    let token = Token::open(&config.private.token_file)?;
+    let token_file = token.file().to_owned();
+    let private = match parts.upgrade.private.take() {
+        Some(inherited) => inherited.set_nonblocking(true).and_then(|()| TcpListener::from_std(inherited)),
+        None => TcpListener::bind(config.private.addr).await,
+    };
+    let unopened = |source| RunError::Private { addr: config.private.addr, source };
+    let listener = private.map_err(unopened)?;
+    let private = listener.local_addr().map_err(unopened)?;
     let initial = |routes: Arc<Routes>| Initial {
         routes,
         certs: parts.certs.borrow().clone(),
         cluster: Some(cluster.published().borrow().clone()),
         settings: config.settings(),
     };
-    let routes = routes.map(Arc::new);
-    let first = routes.as_ref().map(|routes| publish_first(&*plane, &initial(Arc::clone(routes))));
-
-    let token = Token::open(&config.private.token_file)?;
-    let token_file = token.file().to_owned();
+    let Table { dir, routes, first } = match taking {
+        None => open_table(&state, &*plane, &initial)?,
+        Some(taking) => take_table(taking, &state, &plane, &parts.upgrade, &initial).await?,
+    };
     let bundles = Bundles::open(state.path("bundles"))?;
-    let api = Api::new(token, Arc::clone(&cluster), parts.facts.clone(), Arc::clone(&plane), Arc::clone(&metrics));
+    let mut desk = open_desk(&state, &parts.upgrade, &config, &listener);
+
+    let api = Api::new(
+        token,
+        Arc::clone(&cluster),
+        parts.facts.clone(),
+        Arc::clone(&plane),
+        Arc::clone(&metrics),
+        Arc::clone(&parts.upgrade.elders),
+    );
     if let Some(first) = first.clone() {
         api.published(first);
     }
-    let bind =
-        async { TcpListener::bind(config.private.addr).await.and_then(|l| l.local_addr().map(|addr| (l, addr))) };
-    let (listener, private) = bind.await.map_err(|source| RunError::Private { addr: config.private.addr, source })?;
     let (stop_serving, stopped) = oneshot::channel::<()>();
     let listener = Listener::new(listener, cluster.private_server(), Plain::Loopback)
         .map_err(|source| RunError::Private { addr: private, source })?;
@@ -139,64 +201,222 @@ pub async fn run(config: Config, plane: Arc<dyn Plane>, parts: Parts) -> Result<
         // Dropping the sender stops it too.
         let _ = stopped.await;
     });
-    let serving = tokio::spawn(async move { serve.await });
+    let mut serving = tokio::spawn(async move { serve.await });
     let renewed = Arc::clone(&cluster);
     let renewing = tokio::spawn(async move { renewed.renew().await });
     tracing::info!(%private, "the private port answers");
-    let Parts { facts, clock, config_file, mut orders, mut certs, on_reload, ready } = parts;
+    let Parts { facts, clock, config_file, mut orders, mut certs, on_reload, ready, upgrade } = parts;
     if let Some(ready) = ready {
         let _ = ready.send(Ready { private, token_file });
     }
 
-    // Until the store is there, only an order to stop matters.
+    // Until the store is there, only an order to stop matters, or a process that replaces this one.
     let store_path = state.path("store.db");
+    let mut published = first.clone().map(Arc::new);
+    let mut timeouts = config.timeouts.clone();
+    let mut store_thread = None;
     let opened = tokio::select! {
-        opened = open_store(&store_path, dir, routes, &api) => Some(opened?),
-        () = stop_ordered(&mut orders) => None,
+        opened = open_store(&store_path, dir, routes, &api) => Ok(opened?),
+        heir = without_store(&mut orders, desk.as_mut(), &upgrade) => Err(heir),
     };
-    if let Some((store, dir, routes)) = opened {
-        let initial = Initial {
-            routes,
-            certs: certs.borrow_and_update().clone(),
-            cluster: Some(credentials.borrow_and_update().clone()),
-            settings: config.settings(),
-        };
-        let (events_in, events) = mpsc::channel(64);
-        let control = Control::start(dir, initial, first, store, Arc::clone(&plane), Arc::clone(&metrics));
-        let edge = Arc::new(Edge {
-            facts,
-            begun: Instant::now(),
-            clock,
-            config: ArcSwap::from_pointee(config.clone()),
-            control,
-            hosts: Arc::new(Hosts::new(cluster.private_client())),
-            bundles,
-            workflows: Tracker::default(),
-            metrics,
-            reports: Arc::new(Reports::new(plane.meters())),
-            host_events: events_in,
-            registering: tokio::sync::Mutex::default(),
-        });
-        tokio::spawn(follow::look(Arc::clone(&edge.reports), edge.begun));
-        let following = Arc::clone(&edge);
-        tokio::spawn(async move {
-            while credentials.changed().await.is_ok() {
-                let now = credentials.borrow_and_update().clone();
-                following.control.set_cluster(now).await;
-            }
-        });
-        begin(&edge).await;
-        tokio::spawn(follow_hosts(Arc::clone(&edge), events));
-        api.open(Arc::clone(&edge));
-        obey(&edge, &api, config_file.as_deref(), &mut orders, &mut certs, &*on_reload).await;
-    }
+    let heir = match opened {
+        Err(heir) => heir,
+        Ok(Opened { store, thread, dir, routes }) => {
+            let initial = Initial {
+                routes,
+                certs: certs.borrow_and_update().clone(),
+                cluster: Some(credentials.borrow_and_update().clone()),
+                settings: config.settings(),
+            };
+            let (events_in, events) = mpsc::channel(64);
+            let control = Control::start(dir, initial, first, store, Arc::clone(&plane), Arc::clone(&metrics));
+            let edge = Arc::new(Edge {
+                facts,
+                begun: Instant::now(),
+                clock,
+                config: ArcSwap::from_pointee(config.clone()),
+                control,
+                hosts: Arc::new(Hosts::new(cluster.private_client())),
+                bundles,
+                workflows: Tracker::default(),
+                metrics,
+                reports: Arc::new(Reports::new(plane.meters())),
+                host_events: events_in,
+                registering: tokio::sync::Mutex::default(),
+            });
+            tokio::spawn(follow::look(Arc::clone(&edge.reports), edge.begun));
+            let following = Arc::clone(&edge);
+            tokio::spawn(async move {
+                while credentials.changed().await.is_ok() {
+                    let now = credentials.borrow_and_update().clone();
+                    following.control.set_cluster(now).await;
+                }
+            });
+            begin(&edge).await;
+            tokio::spawn(follow_hosts(Arc::clone(&edge), events));
+            api.open(Arc::clone(&edge));
+            let reloading = Reloading { file: config_file.as_deref(), done: &*on_reload };
+            let heir = obey(&edge, &api, &reloading, &mut orders, &mut certs, desk.as_mut(), &upgrade).await;
+            published = Some(edge.control.published());
+            timeouts = edge.config.load().timeouts.clone();
+            store_thread = Some(thread);
+            heir
+        }
+    };
     api.stop();
-    shut_down(&*plane, config.timeouts.drain, &mut orders).await;
+    if let Some(offer) = &upgrade.offer {
+        offer.close();
+    }
+    if heir.is_none() {
+        systemd::notify("STOPPING=1");
+        shut_down(&*plane, timeouts.drain, &mut orders).await;
+    } else {
+        plane.drain(timeouts.upgrade);
+    }
+    let until = Instant::now() + timeouts.upgrade;
     let _ = stop_serving.send(());
+    if heir.is_some() {
+        let _ = tokio::time::timeout(UPGRADE_API, &mut serving).await;
+    }
     // Streams of the private port (followed logs) have no end of their own.
     serving.abort();
     renewing.abort();
+    Ok(match heir {
+        None => Ended::Stopped,
+        Some(heir) => Ended::Replaced(Box::new(Replaced { heir, published, store: store_thread, until })),
+    })
+}
+
+/// The table that an edge begins with, published if there is one.
+struct Table {
+    dir: TableDir,
+    routes: Option<Arc<Routes>>,
+    first: Option<Published>,
+}
+
+fn open_table_dir(state: &StateDir) -> steady_table::Result<(TableDir, Option<Routes>)> {
+    let options = Options { reserved: Vec::new(), ..Options::default() };
+    let (dir, routes, damage) = TableDir::open_with(state.path(TABLE), options)?;
+    for damage in damage {
+        tracing::error!(%damage, "passed over");
+    }
+    Ok((dir, routes))
+}
+
+fn open_table(
+    state: &StateDir,
+    plane: &dyn Plane,
+    initial: &impl Fn(Arc<Routes>) -> Initial,
+) -> Result<Table, RunError> {
+    let (dir, routes) = open_table_dir(state)?;
+    let routes = routes.map(Arc::new);
+    let first = routes.as_ref().map(|routes| publish_first(plane, &initial(Arc::clone(routes))));
+    Ok(Table { dir, routes, first })
+}
+
+/// Serves from the old process' table, and gets it when that process has let go. On an error the old one is the edge as before.
+async fn take_table(
+    taking: &mut Taking,
+    state: &StateDir,
+    plane: &Arc<dyn Plane>,
+    parts: &upgrade::Parts,
+    initial: &impl Fn(Arc<Routes>) -> Initial,
+) -> Result<Table, RunError> {
+    SqliteStore::check(&state.path("store.db")).map_err(|error| RunError::NotTaken(error.to_string()))?;
+    if let (Some(text), Some(tickets)) = (taking.prepared().await?, &parts.tickets)
+        && let Err(error) = tickets.adopt(&text, std::time::SystemTime::now())
+    {
+        tracing::warn!(%error, "the old process' ticket keys cannot be used: clients make full handshakes");
+    }
+    let (routes, damage) = steady_table::open_latest(state.path(TABLE))?;
+    for damage in damage {
+        tracing::error!(%damage, "passed over");
+    }
+    let first = routes.map(|routes| publish_first(&**plane, &initial(Arc::new(routes))));
+    if let Some(first) = &first {
+        all_serve(&**plane, first.publication).await?;
+    }
+    if let Err(error) = taking.serving().await {
+        // It goes on, so what came here meanwhile is finished and no more taken.
+        plane.drain(UPGRADE_GIVE_UP);
+        let begun = Instant::now();
+        while !plane.is_drained() && begun.elapsed() < UPGRADE_GIVE_UP {
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
+        return Err(error.into());
+    }
+    if let Err(error) = state.sign() {
+        tracing::warn!(%error, "the lock of the state directory names the old process");
+    }
+    parts.elders.cap();
+    let (dir, routes) = open_table_dir(state)?;
+    Ok(Table { dir, routes: routes.map(Arc::new), first })
+}
+
+/// Waits until every worker accepts and runs this publication.
+async fn all_serve(plane: &dyn Plane, publication: u64) -> Result<(), RunError> {
+    let begun = Instant::now();
+    while plane.settled() < publication {
+        if let Some(reason) = plane.failure() {
+            return Err(RunError::NotTaken(reason));
+        }
+        if begun.elapsed() > SETTLE {
+            return Err(RunError::NotTaken(format!("not every worker serves after {} s", SETTLE.as_secs())));
+        }
+        tokio::time::sleep(START_LOOK).await;
+    }
     Ok(())
+}
+
+/// Where a process that replaces this one finds it. An edge that cannot be replaced serves all the same.
+fn open_desk(state: &StateDir, parts: &upgrade::Parts, config: &Config, private: &TcpListener) -> Option<Desk> {
+    let offer = parts.offer.as_ref()?;
+    let opened = offer
+        .add(PRIVATE, config.private.addr, private)
+        .and_then(|()| offer.set_lock(state.lock()))
+        .and_then(|()| Desk::open(&config.state_dir, Arc::clone(offer), parts.successor.clone()));
+    opened.inspect_err(|error| tracing::error!(%error, "this process cannot be replaced without a restart")).ok()
+}
+
+/// The next process that wants to take over, as long as there is a desk.
+async fn next_heir(desk: Option<&mut Desk>) -> Heir {
+    match desk {
+        Some(desk) => desk.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn summon(desk: Option<&Desk>) {
+    match desk {
+        Some(desk) => desk.summon(),
+        None => tracing::error!("this process cannot be replaced without a restart"),
+    }
+}
+
+/// Obeys while there is no store: until told to stop, or until another process has taken over.
+async fn without_store(
+    orders: &mut mpsc::Receiver<Order>,
+    mut desk: Option<&mut Desk>,
+    parts: &upgrade::Parts,
+) -> Option<Heir> {
+    let mut orders_alive = true;
+    loop {
+        tokio::select! {
+            order = orders.recv(), if orders_alive => match order {
+                Some(Order::Stop) => return None,
+                Some(Order::Upgrade) => summon(desk.as_deref()),
+                Some(Order::Reload) => {}
+                // Nobody can order anything any more: run on.
+                None => orders_alive = false,
+            },
+            heir = next_heir(desk.as_deref_mut()) => {
+                let Some(offer) = &parts.offer else { continue };
+                if let Some(heir) = heir.take_over(None, offer).await {
+                    return Some(heir);
+                }
+            }
+        }
+    }
 }
 
 fn open_cluster(state: &StateDir, config: &Config) -> Result<Arc<Cluster>, ClusterError> {
@@ -208,21 +428,30 @@ fn open_cluster(state: &StateDir, config: &Config) -> Result<Arc<Cluster>, Clust
     Cluster::open(&state.path("cluster"), &config.cluster.name, edges, std::time::SystemTime::now())
 }
 
+/// The store, and the table as it says.
+struct Opened {
+    store: Arc<dyn Store>,
+    /// Ends when the store's file is closed.
+    thread: std::thread::JoinHandle<()>,
+    dir: TableDir,
+    routes: Arc<Routes>,
+}
+
 /// Opens the store and brings the table to what it says. With a table to serve from, it is tried until it can be.
 async fn open_store(
     path: &Path,
     mut dir: TableDir,
     routes: Option<Arc<Routes>>,
     api: &Api,
-) -> Result<(Arc<dyn Store>, TableDir, Arc<Routes>), RunError> {
+) -> Result<Opened, RunError> {
     loop {
         let owned = path.to_owned();
-        let opened = tokio::task::spawn_blocking(move || SqliteStore::open(&owned)).await;
+        let opened = tokio::task::spawn_blocking(move || SqliteStore::open_with_thread(&owned)).await;
         let problem = match opened {
-            Ok(Ok(store)) => {
+            Ok(Ok((store, thread))) => {
                 let store: Arc<dyn Store> = Arc::new(store);
                 match reconcile_table(dir, routes.clone(), &*store).await {
-                    Ok((dir, routes)) => return Ok((store, dir, routes)),
+                    Ok((dir, routes)) => return Ok(Opened { store, thread, dir, routes }),
                     Err((back, error)) => {
                         dir = back;
                         error.to_string()
@@ -239,16 +468,6 @@ async fn open_store(
         api.wait_for(problem);
         tokio::time::sleep(STORE_AGAIN).await;
     }
-}
-
-async fn stop_ordered(orders: &mut mpsc::Receiver<Order>) {
-    while let Some(order) = orders.recv().await {
-        if order == Order::Stop {
-            return;
-        }
-    }
-    // Nobody can order anything any more: run on.
-    std::future::pending().await
 }
 
 /// Takes up what the store knows: hosts of it and of the configuration, domains, bundles, workflows. Hosts are watched last:
@@ -390,25 +609,34 @@ async fn follow_hosts(edge: Arc<Edge>, mut events: mpsc::Receiver<HostEvent>) {
     }
 }
 
-/// Obeys until told to stop.
+/// What a reload reads and whom it tells.
+struct Reloading<'r> {
+    file: Option<&'r Path>,
+    done: &'r (dyn Fn() + Send + Sync),
+}
+
+/// Obeys until told to stop, or until another process has taken over.
 async fn obey(
     edge: &Arc<Edge>,
     api: &Api,
-    file: Option<&Path>,
+    reloading: &Reloading<'_>,
     orders: &mut mpsc::Receiver<Order>,
     certs: &mut watch::Receiver<Certs>,
-    on_reload: &(dyn Fn() + Send + Sync),
-) {
+    mut desk: Option<&mut Desk>,
+    parts: &upgrade::Parts,
+) -> Option<Heir> {
     let mut certs_alive = true;
     let mut orders_alive = true;
     loop {
         tokio::select! {
             order = orders.recv(), if orders_alive => match order {
-                Some(Order::Stop) => return,
+                Some(Order::Stop) => return None,
                 Some(Order::Reload) => {
-                    on_reload();
-                    reload(edge, api, file).await;
+                    (reloading.done)();
+                    parts.elders.reopen_logs();
+                    reload(edge, api, reloading.file).await;
                 }
+                Some(Order::Upgrade) => summon(desk.as_deref()),
                 None => orders_alive = false,
             },
             changed = certs.changed(), if certs_alive => match changed {
@@ -418,7 +646,12 @@ async fn obey(
                 }
                 Err(_) => certs_alive = false,
             },
-            else => std::future::pending().await,
+            heir = next_heir(desk.as_deref_mut()) => {
+                let Some(offer) = &parts.offer else { continue };
+                if let Some(heir) = heir.take_over(Some(&edge.control), offer).await {
+                    return Some(heir);
+                }
+            }
         }
     }
 }
@@ -458,6 +691,16 @@ async fn reload(edge: &Arc<Edge>, api: &Api, file: Option<&Path>) {
         Err(error) => tracing::error!(%error, "hosts and domains stay as they were"),
     }
     tracing::info!(live = ?reload.live, "the configuration was read again");
+}
+
+async fn stop_ordered(orders: &mut mpsc::Receiver<Order>) {
+    while let Some(order) = orders.recv().await {
+        if order == Order::Stop {
+            return;
+        }
+    }
+    // Nobody can order anything any more: run on.
+    std::future::pending().await
 }
 
 /// Lets the data path finish. A second order to stop ends it at once.

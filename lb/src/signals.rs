@@ -10,12 +10,15 @@ pub enum Order {
     Reload,
     /// Finish what has begun and end (SIGTERM, SIGINT). A second one ends at once.
     Stop,
+    /// Start the program anew, and let that process take over (SIGUSR2).
+    Upgrade,
 }
 
-/// Turns SIGHUP, SIGTERM and SIGINT into orders. Call it within the runtime.
+/// Turns SIGHUP, SIGTERM, SIGINT and SIGUSR2 into orders. Call it within the runtime.
 pub fn listen() -> std::io::Result<mpsc::Receiver<Order>> {
     let (mut hangup, mut terminate, mut interrupt) =
         (signal(SignalKind::hangup())?, signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut second = signal(SignalKind::user_defined2())?;
     let (send, orders) = mpsc::channel(8);
     tokio::spawn(async move {
         loop {
@@ -23,6 +26,7 @@ pub fn listen() -> std::io::Result<mpsc::Receiver<Order>> {
                 got = hangup.recv() => got.map(|()| Order::Reload),
                 got = terminate.recv() => got.map(|()| Order::Stop),
                 got = interrupt.recv() => got.map(|()| Order::Stop),
+                got = second.recv() => got.map(|()| Order::Upgrade),
             };
             let Some(order) = order else { return };
             if send.send(order).await.is_err() {

@@ -111,6 +111,11 @@ pub trait Plane: Send + Sync {
     /// Everything that was begun before the drain has ended, or the deadline has passed.
     fn is_drained(&self) -> bool;
 
+    /// Why the workers do not all run; `None`: they do, or have not begun.
+    fn failure(&self) -> Option<String> {
+        None
+    }
+
     /// Counters for the metrics: one entry a worker.
     fn samples(&self) -> Vec<Arc<dyn Samples + Send + Sync>>;
 

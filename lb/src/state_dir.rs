@@ -2,6 +2,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub struct StateDir {
     dir: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -42,12 +43,27 @@ impl StateDir {
             }
             Err(TryLockError::Error(source)) => return Err(at(&path)(source)),
         }
-        let name = lock
-            .set_len(0)
-            .and_then(|()| lock.seek(SeekFrom::Start(0)))
-            .and_then(|_| writeln!(lock, "{}", std::process::id()));
-        name.map_err(at(&path))?;
-        Ok(StateDir { dir: dir.to_owned(), _lock: lock })
+        let state = StateDir { dir: dir.to_owned(), lock };
+        state.sign().map_err(at(&path))?;
+        Ok(state)
+    }
+
+    /// Takes the directory from the process that holds it and gave its lock, which is not let go of in between: it belongs to
+    /// whoever has the open file. [`sign`](Self::sign) it once that process has let go.
+    pub fn inherit(dir: &Path, lock: OwnedFd) -> StateDir {
+        StateDir { dir: dir.to_owned(), lock: lock.into() }
+    }
+
+    /// Names this process as the holder, for people.
+    pub fn sign(&self) -> io::Result<()> {
+        let mut lock = &self.lock;
+        lock.set_len(0)?;
+        lock.seek(SeekFrom::Start(0))?;
+        writeln!(lock, "{}", std::process::id())
+    }
+
+    pub fn lock(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -67,6 +83,19 @@ mod tests {
         let refused = StateDir::hold(&path).unwrap_err().to_string();
         assert!(refused.contains(&format!("held by process {}", std::process::id())), "{refused}");
         drop(first);
+        StateDir::hold(&path).unwrap();
+    }
+
+    #[test]
+    fn a_directory_whose_lock_was_handed_on_is_held_until_the_last_holder_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let first = StateDir::hold(&path).unwrap();
+        let second = StateDir::inherit(&path, first.lock().try_clone_to_owned().unwrap());
+        drop(first);
+        StateDir::hold(&path).unwrap_err();
+        second.sign().unwrap();
+        drop(second);
         StateDir::hold(&path).unwrap();
     }
 }

@@ -208,7 +208,7 @@ struct Whole {
     orders: mpsc::Sender<Order>,
     ready: Ready,
     plane: Arc<FakePlane>,
-    task: tokio::task::JoinHandle<Result<(), RunError>>,
+    task: tokio::task::JoinHandle<Result<steady_lb::Ended, RunError>>,
     http: reqwest::Client,
     /// Its own, which ends with it, as the command's does.
     runtime: tokio::runtime::Runtime,
@@ -250,6 +250,7 @@ impl Whole {
             certs: certs_in,
             on_reload: Box::new(|| {}),
             ready: Some(ready),
+            upgrade: steady_lb::upgrade::Parts::default(),
         };
         let config = Config::load(file).unwrap();
         let plane_dyn: Arc<dyn steady_lb::snapshot::Plane> = Arc::clone(&plane) as _;
@@ -398,6 +399,7 @@ async fn a_second_edge_on_one_directory_is_told_who_holds_it() {
         certs,
         on_reload: Box::new(|| {}),
         ready: None,
+        upgrade: steady_lb::upgrade::Parts::default(),
     };
     let refused = run(Config::load(&file).unwrap(), FakePlane::new(&world), parts).await.unwrap_err();
     assert!(refused.to_string().contains(&format!("held by process {}", std::process::id())), "{refused}");

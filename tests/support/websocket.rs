@@ -44,4 +44,9 @@ impl WebSocket {
         self.conn.read_exact(&mut body).unwrap();
         assert_eq!(body, text.as_bytes());
     }
+
+    /// Waits until the other side sends no more; it must not say anything else.
+    pub fn is_over(&mut self) -> bool {
+        self.conn.read_exact(&mut [0]).is_err()
+    }
 }

@@ -33,6 +33,7 @@ use crate::edge::{Edge, Facts};
 use crate::limits::API_BODY_BYTES;
 use crate::metrics::{LatencyNow, Metrics, Now};
 use crate::snapshot::Plane;
+use crate::upgrade::Elders;
 pub use problem::Problem;
 use steady_cluster::listen::Refused;
 pub use token::{Token, TokenError};
@@ -51,6 +52,7 @@ pub struct Api {
     begun: Instant,
     plane: Arc<dyn Plane>,
     metrics: Arc<Metrics>,
+    elders: Arc<Elders>,
     /// Connections that the port did not let in.
     refused: OnceLock<Arc<Refused>>,
 }
@@ -68,6 +70,7 @@ impl Api {
         facts: Facts,
         plane: Arc<dyn Plane>,
         metrics: Arc<Metrics>,
+        elders: Arc<Elders>,
     ) -> Arc<Api> {
         Arc::new(Api {
             edge: OnceLock::new(),
@@ -81,6 +84,7 @@ impl Api {
             begun: Instant::now(),
             plane,
             metrics,
+            elders,
         })
     }
 
@@ -217,17 +221,20 @@ async fn readyz(State(api): State<Arc<Api>>) -> Response {
 }
 
 async fn metrics(State(api): State<Arc<Api>>) -> Response {
+    let old_processes = api.elders.alive().len();
     let now = match api.edge.get() {
         Some(edge) => Now {
             uptime: api.begun.elapsed(),
             apps: edge.control.published().snapshot.routes.app_count(),
             workflows_open: edge.workflows.open(),
+            old_processes,
             hosts: edge.hosts.all().iter().map(|host| host.state()).collect(),
             latency: Some(LatencyNow::of(edge)),
         },
         None => {
             let apps = api.first.load().as_ref().map_or(0, |first| first.snapshot.routes.app_count());
-            Now { uptime: api.begun.elapsed(), apps, workflows_open: 0, hosts: Vec::new(), latency: None }
+            let uptime = api.begun.elapsed();
+            Now { uptime, apps, workflows_open: 0, old_processes, hosts: Vec::new(), latency: None }
         }
     };
     if let Some(refused) = api.refused.get() {

@@ -118,6 +118,8 @@ pub struct Timeouts {
     pub probe: Duration,
     pub park: Duration,
     pub drain: Duration,
+    /// What a process still carries that was replaced.
+    pub upgrade: Duration,
 }
 
 /// How hosts are watched.
@@ -365,10 +367,10 @@ fn read_timeouts(mut section: Section) -> Timeouts {
     let mut read = |key, default| section.duration(key).unwrap_or(Duration::from_secs(default));
     let (header, idle, response, tunnel) =
         (read("header", 10), read("idle", 75), read("response", 60), read("tunnel", 3600));
-    let (probe, park, drain) = (read("probe", 2), read("park", 30), read("drain", 30));
+    let (probe, park, drain, upgrade) = (read("probe", 2), read("park", 30), read("drain", 30), read("upgrade", 600));
     let total = section.duration("total");
     section.finish();
-    Timeouts { header, idle, response, tunnel, total, probe, park, drain }
+    Timeouts { header, idle, response, tunnel, total, probe, park, drain, upgrade }
 }
 
 fn read_health(mut section: Section) -> Health {

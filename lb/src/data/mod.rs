@@ -94,14 +94,10 @@ impl DataPlane {
         Started { plane, fleet: fleet.map_err(|error| error.to_string()) }
     }
 
-    /// Why the workers do not all run; `None`: they do, or have not begun.
-    pub fn failure(&self) -> Option<String> {
-        let started = self.started.get()?;
-        match &started.fleet {
-            Err(reason) => Some(format!("the workers could not be started: {reason}")),
-            Ok(fleet) if fleet.any_ended() && !started.plane.is_drained() => Some("a worker has ended".to_owned()),
-            Ok(_) => None,
-        }
+    /// Clients' connections that are open now.
+    pub fn connections(&self) -> u64 {
+        let stats = self.started.get().map(|started| started.plane.stats()).unwrap_or_default();
+        stats.iter().map(|worker| worker.connections_open.value()).sum()
     }
 
     /// Ends the workers after their batch, and waits for them.
@@ -140,6 +136,17 @@ impl Plane for DataPlane {
 
     fn is_drained(&self) -> bool {
         self.started.get().is_none_or(|started| started.plane.is_drained())
+    }
+
+    fn failure(&self) -> Option<String> {
+        let started = self.started.get()?;
+        match &started.fleet {
+            Err(reason) => Some(format!("the workers could not be started: {reason}")),
+            Ok(fleet) if fleet.ended().any(|worker| !started.plane.has_drained(worker)) => {
+                Some("a worker has ended".to_owned())
+            }
+            Ok(_) => None,
+        }
     }
 
     fn samples(&self) -> Vec<Arc<dyn Samples + Send + Sync>> {

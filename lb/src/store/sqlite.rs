@@ -9,7 +9,7 @@ use std::thread;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params};
 use steady_table::{AppName, DomainName};
 use tokio::sync::{mpsc, oneshot};
 
@@ -56,12 +56,29 @@ pub struct SqliteStore {
 impl SqliteStore {
     /// Opens or makes the file and brings its schema up to date. Blocks for the disk.
     pub fn open(path: &Path) -> Result<SqliteStore> {
+        SqliteStore::open_with_thread(path).map(|(store, _)| store)
+    }
+
+    /// Whether this program can use the file, which may not be there, without changing anything: another process has it.
+    pub fn check(path: &Path) -> Result<()> {
+        if !path.exists() {
+            return Ok(());
+        }
+        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        connection.busy_timeout(STORE_BUSY)?;
+        let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        let known = MIGRATIONS.len() as u32;
+        if found > known { Err(StoreError::Newer { found, known }) } else { Ok(()) }
+    }
+
+    /// As [`open`](Self::open), with the store's thread: once that has ended, the file is closed.
+    pub fn open_with_thread(path: &Path) -> Result<(SqliteStore, thread::JoinHandle<()>)> {
         let mut connection = Connection::open(path).map_err(|error| {
             StoreError::Failed(format!("{} cannot be opened: {error}; check its directory and owner", path.display()))
         })?;
         prepare(&mut connection)?;
         let (jobs, mut queue) = mpsc::channel::<Job>(STORE_QUEUE);
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("store".into())
             .spawn(move || {
                 while let Some(job) = queue.blocking_recv() {
@@ -69,7 +86,7 @@ impl SqliteStore {
                 }
             })
             .map_err(|error| StoreError::Failed(format!("its thread cannot start: {error}")))?;
-        Ok(SqliteStore { jobs })
+        Ok((SqliteStore { jobs }, thread))
     }
 
     fn run<T: Send + 'static>(
@@ -461,6 +478,20 @@ mod tests {
         Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
         let refused = SqliteStore::open(&path).unwrap_err();
         assert_eq!(refused, StoreError::Newer { found: 99, known: MIGRATIONS.len() as u32 });
+        assert_eq!(SqliteStore::check(&path).unwrap_err(), refused);
+    }
+
+    #[test]
+    fn a_store_is_looked_at_beside_the_process_that_has_it_and_is_not_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.db");
+        SqliteStore::check(&path).unwrap();
+        assert!(!path.exists());
+        let (store, thread) = SqliteStore::open_with_thread(&path).unwrap();
+        SqliteStore::check(&path).unwrap();
+        drop(store);
+        thread.join().unwrap();
+        assert!(!path.with_extension("db-wal").exists(), "its thread's end closes the file");
     }
 
     #[test]

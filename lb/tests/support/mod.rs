@@ -591,7 +591,7 @@ impl Life {
         let token = Token::open(&token_file).unwrap();
         let text = std::fs::read_to_string(&token_file).unwrap().trim().to_owned();
         let cluster = Cluster::open(&dir.join("cluster"), "edge", Vec::new(), SystemTime::now()).unwrap();
-        let api = Api::new(token, Arc::clone(&cluster), facts(), plane_dyn, metrics);
+        let api = Api::new(token, Arc::clone(&cluster), facts(), plane_dyn, metrics, Arc::default());
         api.open(Arc::clone(&edge));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();

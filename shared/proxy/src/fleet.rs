@@ -65,9 +65,9 @@ impl Fleet {
         Ok(Fleet { threads })
     }
 
-    /// Whether any worker has ended, which before a drain means that it failed.
-    pub fn any_ended(&self) -> bool {
-        self.threads.iter().any(JoinHandle::is_finished)
+    /// The workers that have ended; one whose drain has not ended has failed.
+    pub fn ended(&self) -> impl Iterator<Item = usize> {
+        self.threads.iter().enumerate().filter(|(_, thread)| thread.is_finished()).map(|(worker, _)| worker)
     }
 
     /// Waits for the workers.

@@ -187,6 +187,11 @@ impl<P: Policy> Plane<P> {
         self.shared.desks.iter().all(|desk| desk.drained.load(Ordering::Acquire))
     }
 
+    /// This worker has ended its drain.
+    pub fn has_drained(&self, worker: usize) -> bool {
+        self.shared.desks[worker].drained.load(Ordering::Acquire)
+    }
+
     /// Ends the workers after their batch, whatever they carry.
     pub fn stop(&self) {
         self.shared.stopped.store(true, Ordering::Release);

@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod cpu;
+pub mod fds;
 pub mod kin;
 pub mod limits;
 pub mod net;

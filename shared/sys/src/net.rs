@@ -202,6 +202,12 @@ pub fn is_tcp(socket: &OwnedFd) -> io::Result<bool> {
     Ok(domain == libc::AF_INET || domain == libc::AF_INET6)
 }
 
+/// Whether a descriptor is a TCP socket that listens.
+pub fn is_listening_tcp(fd: &OwnedFd) -> io::Result<bool> {
+    let is_stream = option(fd, libc::SOL_SOCKET, libc::SO_TYPE)? == libc::SOCK_STREAM;
+    Ok(is_stream && is_tcp(fd)? && option(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN)? != 0)
+}
+
 /// Sends small segments at once (TCP_NODELAY). Accepted sockets inherit it from their listener.
 pub fn set_nodelay(socket: &OwnedFd) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)

@@ -65,8 +65,8 @@ impl TicketKeys {
                 Vec::new()
             }
         };
-        // Newest first. A key from the future was written under another clock and would never be turned.
-        ring.retain(|key| key.age(now) < 2 * PERIOD && key.created <= now + PERIOD);
+        // Newest first.
+        ring.retain(|key| key.is_of_use(now));
         ring.sort_by_key(|key| std::cmp::Reverse(key.created));
         ring.truncate(KEYS_MAX);
         let keys = TicketKeys { ring: ArcSwap::from_pointee(ring), file: Mutex::new(Some(path.to_owned())) };
@@ -79,6 +79,28 @@ impl TicketKeys {
         let keys = TicketKeys { ring: ArcSwap::from_pointee(Vec::new()), file: Mutex::new(None) };
         keys.rotate(now)?;
         Ok(keys)
+    }
+
+    /// The ring as text, for a process that takes over from this one: tickets of either are good at both. It is a secret.
+    pub fn to_text(&self) -> String {
+        text_of(&self.ring.load())
+    }
+
+    /// Adds the keys of another process, given as [`to_text`](Self::to_text) wrote them.
+    ///
+    /// # Errors
+    /// The text is no ring; nothing has changed.
+    pub fn adopt(&self, text: &str, now: SystemTime) -> io::Result<()> {
+        let given = parse(text)?;
+        let _turning = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ring: Vec<Key> = self.ring.load().iter().cloned().collect();
+        let new = given.into_iter().filter(|key| key.is_of_use(now) && ring.iter().all(|own| own.name != key.name));
+        let new: Vec<Key> = new.collect();
+        ring.extend(new);
+        ring.sort_by_key(|key| std::cmp::Reverse(key.created));
+        ring.truncate(KEYS_MAX);
+        self.ring.store(Arc::new(ring));
+        Ok(())
     }
 
     /// Makes a new current key when it is time, and writes the ring. When that fails the new key is used all the same
@@ -161,20 +183,27 @@ impl Key {
         })
     }
 
+    /// A key from the future was written under another clock and would never be turned.
+    fn is_of_use(&self, now: SystemTime) -> bool {
+        self.age(now) < 2 * PERIOD && self.created <= now + PERIOD
+    }
+
     /// A clock that was set back makes it younger, never older.
     fn age(&self, now: SystemTime) -> Duration {
         now.duration_since(self.created).unwrap_or_default()
     }
 }
 
-/// One key a line after the header: name, secret (both hexadecimal), seconds since 1970.
 fn read(path: &Path) -> io::Result<Vec<Key>> {
     let exposed = fs::metadata(path)?.permissions().mode() & 0o077;
     if exposed != 0 {
         return Err(io::Error::other("others than the owner may read or write the file"));
     }
+    parse(&fs::read_to_string(path)?)
+}
+
+fn parse(text: &str) -> io::Result<Vec<Key>> {
     let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the file is damaged");
-    let text = fs::read_to_string(path)?;
     let mut lines = text.lines();
     if lines.next() != Some(FILE_HEADER) {
         return Err(damaged());
@@ -188,13 +217,19 @@ fn read(path: &Path) -> io::Result<Vec<Key>> {
     lines.map(|line| key(line).ok_or_else(damaged)).collect()
 }
 
-/// Written aside, synced, renamed: a crash leaves the old file or the new one.
-fn write(path: &Path, ring: &[Key]) -> io::Result<()> {
+/// One key a line after the header: name, secret (both hexadecimal), seconds since 1970.
+fn text_of(ring: &[Key]) -> String {
     let mut text = format!("{FILE_HEADER}\n");
     for key in ring {
         let created = key.created.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         text.push_str(&format!("{} {} {created}\n", hex(&key.name), hex(&key.secret)));
     }
+    text
+}
+
+/// Written aside, synced, renamed: a crash leaves the old file or the new one.
+fn write(path: &Path, ring: &[Key]) -> io::Result<()> {
+    let text = text_of(ring);
     let mut aside = path.as_os_str().to_owned();
     aside.push(format!(".{}.new", std::process::id()));
     let written = (|| {
@@ -254,6 +289,23 @@ mod tests {
         assert_eq!(TicketKeys::open(&path, at(13)).unwrap().decrypt(&ticket).as_deref(), Some(&b"a session"[..]));
         assert_eq!(TicketKeys::open(&path, at(25)).unwrap().decrypt(&ticket), None);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn tickets_of_a_process_and_of_the_one_that_took_over_from_it_open_at_both() {
+        let (old, new) = (TicketKeys::in_memory(at(0)).unwrap(), TicketKeys::in_memory(at(1)).unwrap());
+        let of_old = old.encrypt(b"a session").unwrap();
+        new.adopt(&old.to_text(), at(1)).unwrap();
+        new.adopt(&old.to_text(), at(1)).unwrap();
+        assert_eq!(new.decrypt(&of_old).as_deref(), Some(&b"a session"[..]));
+        assert_eq!(new.ring.load().len(), 2);
+        new.adopt("nonsense", at(1)).unwrap_err();
+        // With the same file they are the same keys, so the new one's tickets open at the old one too.
+        let dir = tempfile::tempdir().unwrap();
+        let old = TicketKeys::open(&dir.path().join("keys"), at(0)).unwrap();
+        let new = TicketKeys::open(&dir.path().join("keys"), at(1)).unwrap();
+        new.adopt(&old.to_text(), at(1)).unwrap();
+        assert_eq!(old.decrypt(&new.encrypt(b"another").unwrap()).as_deref(), Some(&b"another"[..]));
     }
 
     #[test]

@@ -214,12 +214,15 @@ impl Uring {
         }
         let tcp = listener.tcp;
         match outcome {
+            Ok(_) if std::mem::take(&mut listener.polling) => {}
+            // The socket does not block, so the ring's accept does not wait.
+            Err(libc::EAGAIN) => listener.polling = !more,
             Ok(fd) => {
                 // SAFETY: the kernel just made this descriptor for us, and nobody else knows it.
                 let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
                 self.accept(id, fd, tcp, events);
             }
-            Err(libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {}
+            Err(libc::ECANCELED | libc::EINTR) => {}
             Err(errno) => {
                 self.stats.accept_failed += 1;
                 let error = io::Error::from_raw_os_error(errno);

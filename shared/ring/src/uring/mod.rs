@@ -82,8 +82,10 @@ struct Listener {
     fd: OwnedFd,
     tcp: bool,
     stopping: bool,
-    /// Whether the kernel has its accept.
+    /// Whether the kernel has its accept, or with `polling` a poll in its place.
     armed: bool,
+    /// It is non-blocking, because it is shared with a process that needs it so: the ring waits for it by a poll.
+    polling: bool,
     /// Set while it rests.
     rest_until: Option<Time>,
 }
@@ -217,13 +219,13 @@ impl Driver for Uring {
 
     fn listen(&mut self, socket: OwnedFd) -> io::Result<ListenerId> {
         let tcp = steady_sys::net::is_tcp(&socket)?;
-        // A non-blocking socket would answer EAGAIN instead of waiting in the ring.
-        steady_sys::net::set_nonblocking(&socket, false)?;
         if tcp {
             steady_sys::net::set_nodelay(&socket)?;
         }
         let id = ListenerId(self.listeners.len() as u32);
-        let listener = Listener { fd: socket, tcp, stopping: false, armed: false, rest_until: None };
+        // Whether it blocks is left as it is: that belongs to the open socket, which another process may share whose
+        // driver would hang in a blocking one.
+        let listener = Listener { fd: socket, tcp, stopping: false, armed: false, polling: false, rest_until: None };
         self.listeners.push(Some(listener));
         self.arm_accept(id);
         Ok(id)

@@ -196,7 +196,11 @@ impl Uring {
         }
         listener.armed = true;
         let fd = types::Fd(listener.fd.as_raw_fd());
-        let entry = opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build();
+        let entry = if listener.polling {
+            opcode::PollAdd::new(fd, libc::POLLIN as u32).build()
+        } else {
+            opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build()
+        };
         self.push(Token::new(Kind::Accept, ConnId::new(id.0, 0)), entry);
     }
 

@@ -8,6 +8,7 @@ use steady_proxy::sample::Samples;
 use steady_table::Routes;
 
 use crate::cluster::Credentials;
+use crate::data::Rules;
 use crate::reports::EdgeMeters;
 
 /// Everything a worker needs to decide about a request, in one piece, so that a change is atomic. Immutable.
@@ -51,6 +52,8 @@ pub struct Settings {
     pub probe_timeout: Duration,
     /// How long a request may be parked at the edge.
     pub park_timeout: Duration,
+    /// When hosts that fail get no requests for a while.
+    pub breaker: Rules,
     /// Networks whose `Forwarded`/`X-Forwarded-*` are believed.
     pub trusted: Vec<Network>,
     /// Add `Server-Timing` to every answer.
@@ -69,6 +72,7 @@ impl Default for Settings {
             total_timeout: None,
             probe_timeout: Duration::from_secs(2),
             park_timeout: Duration::from_secs(30),
+            breaker: Rules::default(),
             trusted: Vec::new(),
             server_timing: false,
             plain_hosts: Vec::new(),

@@ -39,8 +39,15 @@ pub struct Fake {
 
 impl Fake {
     pub fn start(script: impl Fn(&Seen) -> Act + Send + Sync + 'static) -> Fake {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Fake::on(listener, script)
+    }
+
+    /// On a listener that does not block.
+    pub fn on(listener: std::net::TcpListener, script: impl Fn(&Seen) -> Act + Send + Sync + 'static) -> Fake {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let listener = runtime.block_on(async { tokio::net::TcpListener::from_std(listener) }).unwrap();
         let addr = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (release, released) = tokio::sync::watch::channel(false);

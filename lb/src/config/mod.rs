@@ -14,6 +14,7 @@ use std::time::Duration;
 use steady_cluster::{Member, Role};
 use steady_table::{AppName, DomainName, Host};
 
+use crate::data::Rules;
 use crate::limits::BUNDLE_BYTES;
 use crate::snapshot::{Network, Settings};
 pub use read::Problem;
@@ -22,6 +23,7 @@ pub use reload::Reload;
 
 /// More workers than any machine has cores.
 const WORKERS_MOST: usize = 1024;
+const FAILURES_MOST: usize = 1_000_000;
 
 /// Names that a wildcard domain does not give to applications unless the configuration says so: those that people take for
 /// the operator's own, and those that mail and certificate authorities trust (RFC 2142).
@@ -55,6 +57,7 @@ pub struct Config {
     pub hosts: Vec<HostConfig>,
     pub timeouts: Timeouts,
     pub health: Health,
+    pub breaker: Rules,
     /// A bundle as it is uploaded, in octets.
     pub bundle_bytes_max: u64,
     pub log: Log,
@@ -222,6 +225,7 @@ impl Config {
             total_timeout: t.total,
             probe_timeout: t.probe,
             park_timeout: t.park,
+            breaker: self.breaker.clone(),
             trusted: self.forwarded.trusted.clone(),
             server_timing: self.forwarded.server_timing,
             plain_hosts: self.hosts.iter().filter(|host| host.token_file.is_some()).map(|h| h.name.clone()).collect(),
@@ -245,6 +249,7 @@ fn read_root(mut root: Section, problems: &Problems) -> Option<Config> {
     let hosts: Vec<HostConfig> = root.sections("host").into_iter().filter_map(read_host).collect();
     let timeouts = read_timeouts(root.section("timeouts"));
     let health = read_health(root.section("health"));
+    let breaker = read_breaker(root.section("breaker"));
     let mut limits = root.section("limits");
     let bundle_bytes_max = limits.size("bundle_bytes_max", BUNDLE_BYTES);
     limits.finish();
@@ -282,6 +287,7 @@ fn read_root(mut root: Section, problems: &Problems) -> Option<Config> {
         hosts,
         timeouts,
         health,
+        breaker,
         bundle_bytes_max,
         log,
         forwarded,
@@ -379,6 +385,16 @@ fn read_health(mut section: Section) -> Health {
     let down_after = section.duration("down_after").unwrap_or(Duration::from_secs(10));
     section.finish();
     Health { every, suspect_after, down_after }
+}
+
+fn read_breaker(mut section: Section) -> Rules {
+    let default = Rules::default();
+    let connect_failures = section.count("connect_failures", default.connect_failures as usize, FAILURES_MOST) as u32;
+    let errors = section.count("errors", default.errors as usize, FAILURES_MOST) as u32;
+    let base = section.duration("base").unwrap_or(default.base);
+    let max = section.duration("max").unwrap_or(default.max);
+    section.finish();
+    Rules { connect_failures, errors, base, max: max.max(base) }
 }
 
 fn read_log(mut section: Section) -> Log {

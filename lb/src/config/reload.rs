@@ -39,6 +39,7 @@ impl Config {
             "host" => hosts;
             "timeouts" => timeouts;
             "health" => health;
+            "breaker" => breaker;
             "limits" => bundle_bytes_max;
             "forwarded" => forwarded;
             "log.level" => log.level;

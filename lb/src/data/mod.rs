@@ -2,6 +2,7 @@
 //! it.
 
 mod access_log;
+mod breaker;
 mod forwarded;
 mod measured;
 mod moves;
@@ -17,6 +18,7 @@ use steady_proxy::sample::{Sample, Samples};
 use steady_proxy::trace::Tracer;
 use steady_proxy::{Blueprint, Command, Fleet, Stats};
 
+pub use self::breaker::Rules;
 pub use self::policy::EdgePolicy;
 pub use self::stats::EdgeStats;
 

@@ -17,6 +17,7 @@ use steady_ring::{Addr, Time};
 use steady_table::{Endpoint, HostIndex, Moving, Resolution, Route, Routes};
 use steady_timing::RequestTiming;
 
+use super::breaker::{self, Breaker, Rated};
 use super::measured::Measured;
 use super::moves::{self, Moves, Step};
 use super::stats::EdgeStats;
@@ -43,6 +44,8 @@ pub struct EdgePolicy {
     waiting: HashMap<ParkKey, Placement>,
     scratch: Vec<u8>,
     measured: Measured,
+    /// Applications that fail on one of their hosts.
+    rated: Rated,
 }
 
 /// A host of the table, made ready for use.
@@ -57,6 +60,8 @@ struct HostEntry {
     state: HostState,
     /// Requests of this worker that are with it now.
     in_flight: u32,
+    /// Of connects.
+    breaker: Breaker,
 }
 
 /// How a host is reached.
@@ -102,6 +107,10 @@ pub struct Ticket {
     refused: Option<(HostIndex, u64)>,
     /// It was the agent's own, marked word.
     by_agent: bool,
+    /// The application, when it has other hosts to go to.
+    rated: Option<u64>,
+    /// The answer under way is an error.
+    erred: bool,
     /// Behind which move's question it began to wait, and how many answers the old host had given then.
     asked: Option<(ParkKey, u64)>,
     /// The deadline of its first parking, which later ones keep.
@@ -133,6 +142,7 @@ impl EdgePolicy {
             waiting: HashMap::new(),
             scratch: Vec::new(),
             measured: Measured::new(meters),
+            rated: Rated::default(),
         }
     }
 
@@ -166,7 +176,7 @@ impl EdgePolicy {
             return self.place_moving(route, moving, request);
         }
         let generation = route.generation();
-        let Some(host) = self.pick(route, request.ticket) else {
+        let Some(host) = self.pick(route, request.ticket, request.now) else {
             return Decision::Reply(Reply::Refuse(Refusal::HostDown));
         };
         if request.ticket.refused == Some((host, generation)) && request.ticket.by_agent {
@@ -226,16 +236,45 @@ impl EdgePolicy {
     }
 
     /// An endpoint: the one there is, or the less loaded of two chosen by weight.
-    fn pick(&mut self, route: &Route<'_>, ticket: &Ticket) -> Option<HostIndex> {
+    fn pick(&mut self, route: &Route<'_>, ticket: &mut Ticket, now: Time) -> Option<HostIndex> {
         let mut endpoints = route.endpoints();
         if endpoints.len() == 1 {
-            return endpoints.next().map(|endpoint| endpoint.host).filter(|&host| !self.is_down(host));
+            let host = endpoints.next()?.host;
+            let entry = self.hosts.get_mut(host.0 as usize).filter(|entry| entry.state != HostState::Down)?;
+            if entry.breaker.is_open() && !self.stats.tries(&mut entry.breaker, now) {
+                return None;
+            }
+            return Some(host);
         }
+        ticket.rated = Some(route.app_id());
+        let host = self.pick_one_of(route, ticket, now)?;
+        let entry = self.hosts.get_mut(host.0 as usize)?;
+        if entry.breaker.begin(now) | self.rated.begin(route.app_id(), host, now) {
+            self.stats.breaker_trials.add(1);
+        }
+        Some(host)
+    }
+
+    /// The less loaded of two chosen by weight, of those whose breakers let requests through, as long as these are half of
+    /// them.
+    fn pick_one_of(&mut self, route: &Route<'_>, ticket: &Ticket, now: Time) -> Option<HostIndex> {
+        let endpoints = route.endpoints();
+        let app = route.app_id();
+        let (hosts, rated) = (&self.hosts, &self.rated);
+        let lets_through = |host: HostIndex| {
+            hosts.get(host.0 as usize).is_some_and(|entry| entry.breaker.lets_through(now))
+                && rated.lets_through(app, host, now)
+        };
+        let healthy = endpoints.clone().filter(|endpoint| lets_through(endpoint.host)).count();
+        let heeds_breakers = healthy * 2 >= endpoints.len();
         let avoided = ticket.refused.map(|(host, _)| host);
-        let hosts = &self.hosts;
         let is_down = |host: HostIndex| hosts.get(host.0 as usize).is_none_or(|entry| entry.state == HostState::Down);
-        let usable =
-            |endpoint: &Endpoint| endpoint.weight > 0 && Some(endpoint.host) != avoided && !is_down(endpoint.host);
+        let usable = |endpoint: &Endpoint| {
+            endpoint.weight > 0
+                && Some(endpoint.host) != avoided
+                && !is_down(endpoint.host)
+                && (!heeds_breakers || lets_through(endpoint.host))
+        };
         let total: u32 = endpoints.clone().filter(usable).map(|endpoint| u32::from(endpoint.weight)).sum();
         if total == 0 {
             return endpoints.map(|endpoint| endpoint.host).find(|&host| !is_down(host));
@@ -254,8 +293,41 @@ impl EdgePolicy {
         drawn.into_iter().flatten().min_by_key(load).map(|endpoint| endpoint.host)
     }
 
-    fn is_down(&self, host: HostIndex) -> bool {
-        self.hosts.get(host.0 as usize).is_none_or(|entry| entry.state == HostState::Down)
+    /// What an attempt says about its host, and about the application there.
+    fn rate(&mut self, host: HostIndex, ticket: &mut Ticket, end: AttemptEnd, now: Time) {
+        let erred = std::mem::take(&mut ticket.erred);
+        let app = ticket.rated.take();
+        let rules = &self.settings.breaker;
+        let ejected = || self.hosts.iter().filter(|entry| entry.breaker.is_open()).count();
+        match end {
+            AttemptEnd::Abandoned => return,
+            AttemptEnd::ConnectFailed => {
+                let (ejected, count) = (ejected(), self.hosts.len());
+                let Some(entry) = self.hosts.get_mut(host.0 as usize) else { return };
+                let may_open = || breaker::may_eject(ejected, count);
+                if entry.breaker.failed(rules.connect_failures, rules, now, may_open) {
+                    self.stats.hosts_ejected.add(1);
+                    tracing::warn!(
+                        host = &*entry.name,
+                        "connects fail; it gets no requests of this worker for a while"
+                    );
+                }
+                return;
+            }
+            AttemptEnd::Complete | AttemptEnd::Refused | AttemptEnd::Broken | AttemptEnd::TimedOut => {}
+        }
+        if let Some(entry) = self.hosts.get_mut(host.0 as usize) {
+            entry.breaker.succeeded();
+        }
+        match (app, end) {
+            (None, _) | (_, AttemptEnd::Refused) => {}
+            (Some(app), AttemptEnd::Complete) if !erred => self.rated.succeeded(app, host),
+            (Some(app), _) => {
+                if self.rated.failed(app, host, rules, now) {
+                    self.stats.apps_avoided.add(1);
+                }
+            }
+        }
     }
 
     fn target(&self, host: HostIndex, response_timeout: Duration) -> Option<Target> {
@@ -323,9 +395,19 @@ impl Policy for EdgePolicy {
                 tls: HostTls::of(snapshot, host.name()),
                 state,
                 in_flight: known.map_or(0, |known| known.in_flight),
+                // Control that has seen it come back knows better; so does one that has moved it.
+                breaker: known
+                    .filter(|known| known.state == state || state != HostState::Up)
+                    .filter(|known| known.addr == host.addr().parse().ok())
+                    .map_or_else(Breaker::default, |known| known.breaker.clone()),
             }
         });
-        self.hosts = hosts.collect();
+        let hosts: Vec<HostEntry> = hosts.collect();
+        self.rated.retain(|host| {
+            let [before, now] = [&self.hosts, &hosts].map(|hosts| hosts.get(host.0 as usize).map(|entry| &entry.name));
+            before == now
+        });
+        self.hosts = hosts;
         self.moves.published(&snapshot.routes);
         // What is no longer known here is routed again.
         self.waiting.retain(|_, before| is_placed(&snapshot.routes, before));
@@ -403,6 +485,7 @@ impl Policy for EdgePolicy {
         {
             entry.in_flight = entry.in_flight.saturating_sub(1);
         }
+        self.rate(host, ticket, end, now);
         if end.is_unprocessed() {
             self.stats.refused.add(u64::from(ticket.by_agent));
             ticket.refused = Some((host, ticket.generation));
@@ -426,6 +509,7 @@ impl Policy for EdgePolicy {
         response.retain(|field| !Name::is_reserved(field.name));
         // A stream that was refused without this mark (a GOAWAY, too many streams) may do better right away.
         ticket.by_agent = refused;
+        ticket.erred = response.status >= 500;
         if refused { Judgement::Refused } else { Judgement::Pass }
     }
 

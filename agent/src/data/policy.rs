@@ -333,7 +333,7 @@ impl Policy for AgentPolicy {
         head.reset_to_status(INTERIM);
         // Rounded up: nothing at all means that it goes on.
         let millis = waits.map_or(0, |waits| u64::try_from(waits.as_millis()).unwrap_or(u64::MAX).saturating_add(1));
-        head.push_known(Name::SteadyParked, steady_proxy::respond::decimal(millis, &mut [0; 20]));
+        head.push_known(Name::SteadyParked, steady_http::decimal(millis, &mut [0; 20]));
         true
     }
 

@@ -61,6 +61,7 @@ const GATES: &[Gate] = &[
     gate("swaps", Bound::RatioOf(Who::Swaps), 1.10),
     gate("moves", Bound::RatioOf(Who::Moves), 1.10),
     gate("chain", Bound::RatioOf(Who::Chain), 0.65),
+    gate("attack", Bound::RatioOf(Who::Attacked), 2.0),
     gate("latency-50", Bound::Ratio, 1.0),
     gate("h1-64", Bound::Syscalls, 0.15),
     gate("h1-64", Bound::Allocations, 0.0),
@@ -76,6 +77,7 @@ impl Gate {
         match self.of {
             Bound::Ratio if self.row.starts_with("latency") => format!("{}, p99.9 to the best peer's", self.row),
             Bound::Ratio => format!("{}, CPU to the best peer's", self.row),
+            Bound::RatioOf(Who::Attacked) => format!("{}, p99 of the good client with the attack to without", self.row),
             Bound::RatioOf(who) => format!("{}, {}", self.row, who.name()),
             Bound::Figure(unit) => format!("{}, {unit} per connection", self.row),
             Bound::Syscalls => format!("{}, system calls per request", self.row),

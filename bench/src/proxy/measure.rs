@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 
+use super::attack::Attack;
 use super::load::{self, Shape};
 use super::outcome::{Outcome, Sample, Spread};
 use super::outside::{self, Tool};
@@ -65,6 +66,7 @@ impl<'a> House<'a> {
     pub fn measure(&mut self, row: &Row, who: Vec<Who>, before: &[Outcome]) -> Outcome {
         let rate = match row.what {
             What::Latency(part) => self.most_of_peers(&who, before).map(|most| most * part),
+            What::Attack(rate) => Some(rate),
             _ => None,
         };
         let mut rounds = Vec::new();
@@ -96,6 +98,7 @@ impl<'a> House<'a> {
             _ => {
                 let (tool, time, tls) = (self.load_of(row), self.time, Arc::clone(&self.tls));
                 let proxy = self.proxy(who)?;
+                let _attack = (who == Who::Attacked).then(|| Attack::start(proxy.addr(row.shape)));
                 let measured = match tool {
                     Tool::Own => load::run(row.shape, rate, proxy, &tls, time / 3, time),
                     tool => outside::run(tool, row.shape, proxy, time),

@@ -6,11 +6,12 @@
 //! reported in its place. Each row is kept when it is done, so that a run that was interrupted goes on with `--resume`.
 //!
 //! - `rows`: what is measured. `who`: of whom. `measure`: the rounds. `outcome`: what came of them.
-//! - `load`: our own load. `outside`: that of others. `origin`: what stands behind the proxies. `link`: connections of both.
+//! - `attack`: hostile clients beside a good one. `load`: our own load. `outside`: that of others. `origin`: what stands behind the proxies. `link`: connections of both.
 //! - `peers`: starting the proxies, by the configurations in `bench/peers/`. `edge`, `bare`, `tables`, `agent`: Steady as one.
 //! - `cpu`: what a process has spent and holds. `report`, `gates`, `charts`: what is shown.
 
 pub mod agent;
+mod attack;
 mod bare;
 mod charts;
 mod cpu;

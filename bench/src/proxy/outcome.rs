@@ -78,10 +78,11 @@ impl Outcome {
         self.row().map_or(What::Cost, |row| row.what)
     }
 
-    /// What proxies are compared by: CPU µs per request, p99.9 in µs, KiB per connection, milliseconds.
+    /// What proxies are compared by: CPU µs per request, p99.9 (under attack p99) in µs, KiB per connection, milliseconds.
     pub fn figure(&self, sample: &Sample) -> f64 {
         match (sample, self.what()) {
             (Sample::Load(measured), What::Latency(_)) => measured.latency[2].as_secs_f64() * 1e6,
+            (Sample::Load(measured), What::Attack(_)) => measured.latency[1].as_secs_f64() * 1e6,
             (Sample::Load(measured), _) => measured.micros_per_request(),
             (Sample::Memory { connection, .. }, _) => connection / 1024.0,
             (Sample::Start { millis, .. }, _) => *millis,
@@ -109,7 +110,7 @@ impl Outcome {
             (0..self.who.len()).filter(|&other| other != at && wanted(self.who[other])).collect()
         };
         match (self.what(), self.who[at]) {
-            (What::Own(_), _) => {
+            (What::Own(_) | What::Attack(_), _) => {
                 if at == 0 {
                     Vec::new()
                 } else {

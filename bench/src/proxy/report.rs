@@ -24,7 +24,7 @@ enum Kind {
 
 fn kind(outcome: &Outcome) -> Kind {
     match outcome.row().map(|row| row.what) {
-        Some(What::Latency(_)) => Kind::Latency,
+        Some(What::Latency(_) | What::Attack(_)) => Kind::Latency,
         Some(What::Memory) => Kind::Memory,
         Some(What::Start) => Kind::Start,
         _ => Kind::Cost,
@@ -57,9 +57,15 @@ impl Kind {
                 "allocations per request",
                 "ratio",
             ],
-            Kind::Latency => {
-                &["requests/s", "p50 µs", "p99 µs", "p99.9 µs", "CPU µs per request", "busy", "ratio of p99.9"]
-            }
+            Kind::Latency => &[
+                "requests/s",
+                "p50 µs",
+                "p99 µs",
+                "p99.9 µs",
+                "CPU µs per request",
+                "busy",
+                "ratio of p99.9 (attack: p99)",
+            ],
             Kind::Memory => &["connections", "KiB per connection", "MiB of the process", "ratio"],
             Kind::Start => &["ms to the first answer", "MiB of the process"],
         }

@@ -20,6 +20,8 @@ pub enum What {
     Latency(f64),
     /// CPU per request of these, which are compared with the first.
     Own(&'static [Who]),
+    /// Latency in an open loop, so many requests a second, with hostile clients beside it and without.
+    Attack(f64),
     /// The whole way from the edge to an application's process.
     Chain,
     /// Memory of connections that have had one answer and stay.
@@ -58,7 +60,7 @@ impl Row {
     pub fn is_in(&self, setting: Setting) -> bool {
         match self.what {
             What::Own(who) if who.contains(&Who::SteadyEpoll) => true,
-            What::Own(_) | What::Chain | What::Start => setting == Setting::Production,
+            What::Own(_) | What::Attack(_) | What::Chain | What::Start => setting == Setting::Production,
             _ => true,
         }
     }
@@ -67,6 +69,7 @@ impl Row {
     pub fn who(&self, all: &[Who]) -> Vec<Who> {
         match self.what {
             What::Own(who) => who.to_vec(),
+            What::Attack(_) => vec![Who::Steady, Who::Attacked],
             What::Chain => vec![Who::Chain, Who::PeerChain],
             What::Start => vec![Who::Apps1m],
             What::Latency(_) | What::Memory => all.iter().copied().filter(|who| !who.is_baseline()).collect(),
@@ -113,6 +116,7 @@ pub const ROWS: &[Row] = &[
     row("latency-25", false, false, 64, 1).what(What::Latency(0.25)),
     row("latency-50", false, false, 64, 1).what(What::Latency(0.5)),
     row("latency-75", false, false, 64, 1).what(What::Latency(0.75)),
+    row("attack", false, false, 64, 1).what(What::Attack(5_000.0)),
     row("memory-plain", false, false, 10_000, 1).what(What::Memory),
     row("memory-tls", false, true, 10_000, 1).what(What::Memory),
     row("memory-h2-tls", true, true, 10_000, 1).what(What::Memory),

@@ -35,6 +35,8 @@ pub enum Who {
     #[value(skip)]
     Moves,
     #[value(skip)]
+    Attacked,
+    #[value(skip)]
     Chain,
     #[value(skip)]
     PeerChain,
@@ -58,6 +60,7 @@ impl Who {
             Who::Swaps => "steady, 1 M applications, swapped 10×/s",
             Who::TwoHosts => "steady, 1 k applications on 2 hosts",
             Who::Moves => "steady, the same, 100 moves/s",
+            Who::Attacked => "steady, under attack",
             Who::Chain => "steady edge + agent",
             Who::PeerChain => "haproxy + nginx",
         }
@@ -80,6 +83,7 @@ impl Who {
             Who::Swaps => "swaps",
             Who::TwoHosts => "two-hosts",
             Who::Moves => "moves",
+            Who::Attacked => "attacked",
             Who::Chain => "chain",
             Who::PeerChain => "peer-chain",
         }

@@ -144,7 +144,7 @@ pub(super) fn push_ip(out: &mut Vec<u8>, ip: IpAddr) {
             out.push(b'.');
         }
         let mut digits = [0; 20];
-        out.extend_from_slice(steady_proxy::respond::decimal(u64::from(octet), &mut digits));
+        out.extend_from_slice(steady_http::decimal(u64::from(octet), &mut digits));
     }
 }
 

@@ -353,7 +353,7 @@ impl EdgePolicy {
             return Decision::Reply(Reply::Refuse(Refusal::HostDown));
         };
         let mut digits = [0; 20];
-        request.head.set(Name::SteadyGeneration, steady_proxy::respond::decimal(generation, &mut digits));
+        request.head.set(Name::SteadyGeneration, steady_http::decimal(generation, &mut digits));
         let ticket = &mut *request.ticket;
         ticket.host = Some(host);
         ticket.last = Some(host);
@@ -463,7 +463,7 @@ impl Policy for EdgePolicy {
         head.set_path(b"/");
         let mut digits = [0; 20];
         head.push_known(Name::SteadyApp, known.name.as_bytes());
-        head.push_known(Name::SteadyGeneration, steady_proxy::respond::decimal(known.generation, &mut digits));
+        head.push_known(Name::SteadyGeneration, steady_http::decimal(known.generation, &mut digits));
         head.push_known(Name::SteadyProbe, b"1");
     }
 

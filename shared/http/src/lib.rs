@@ -18,6 +18,7 @@
 
 mod authority;
 pub mod codec;
+mod decimal;
 pub mod error;
 pub mod h1;
 pub mod h2;
@@ -31,6 +32,7 @@ pub mod fuzzing {
 }
 
 pub use codec::{Client, Codec, Event, Framed, Payload, Place, Step, StreamId};
+pub use decimal::decimal;
 pub use error::{Error, Reset};
 pub use head::{Field, Head, Method, Name, Scheme};
 pub use limits::{Limit, Limits};

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use steady_http::{Head, Name};
+use steady_http::{Head, Name, decimal};
 
 use crate::refusal::{Explanation, Refusal};
 
@@ -98,17 +98,4 @@ fn problem(explanation: &Explanation, id: &[u8], body: &mut Vec<u8>) {
 /// Whether it can be shown as it is, in HTML and in JSON.
 fn is_plain(id: &[u8]) -> bool {
     id.iter().all(|&byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':'))
-}
-
-/// A number in decimal, in memory of the caller's.
-pub fn decimal(mut value: u64, digits: &mut [u8; 20]) -> &[u8] {
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (value % 10) as u8;
-        value /= 10;
-        if value == 0 {
-            return &digits[at..];
-        }
-    }
 }

@@ -1,6 +1,7 @@
 //! Writing heads.
 
 use super::fields::{is_forbidden_in_trailers, is_of_connection};
+use crate::decimal;
 use crate::head::{Head, Name};
 
 /// Appends `name: value` and CRLF.
@@ -47,25 +48,11 @@ pub(super) fn part(text: &[u8], out: &mut Vec<u8>) {
 
 pub(super) fn content_length(length: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(b"content-length: ");
-    decimal(length, out);
+    out.extend_from_slice(decimal(length, &mut [0; 20]));
     out.extend_from_slice(b"\r\n");
 }
 
 pub(super) const CHUNKED: &[u8] = b"transfer-encoding: chunked\r\n";
-
-pub(super) fn decimal(mut value: u64, out: &mut Vec<u8>) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (value % 10) as u8;
-        value /= 10;
-        if value == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
-}
 
 pub(super) fn hex(mut value: usize, out: &mut Vec<u8>) {
     let mut digits = [0; 16];
@@ -84,7 +71,7 @@ pub(super) fn hex(mut value: usize, out: &mut Vec<u8>) {
 /// Appends the status line. An unknown status has an empty reason, after the space that RFC 9112 §4 asks for.
 pub(super) fn status_line(status: u16, out: &mut Vec<u8>) {
     out.extend_from_slice(b"HTTP/1.1 ");
-    decimal(status.into(), out);
+    out.extend_from_slice(decimal(status.into(), &mut [0; 20]));
     out.push(b' ');
     out.extend_from_slice(reason(status).as_bytes());
     out.extend_from_slice(b"\r\n");

@@ -56,18 +56,8 @@ fn escape(out: &mut Vec<u8>, octet: u8) {
 }
 
 /// Appends a number.
-pub fn unsigned(out: &mut Vec<u8>, mut value: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (value % 10) as u8;
-        value /= 10;
-        if value == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
+pub fn unsigned(out: &mut Vec<u8>, value: u64) {
+    out.extend_from_slice(steady_http::decimal(value, &mut [0; 20]));
 }
 
 /// Appends a number.

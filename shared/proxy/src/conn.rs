@@ -1,6 +1,7 @@
 //! One connection of a worker: its transport, its codec and what waits on either side of it.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::{Deref, DerefMut};
 
 use steady_http::{Codec, StreamId, h1, h2};
 use steady_ring::{ConnId, SendBuf, Time};
@@ -91,12 +92,9 @@ pub(crate) struct Conn {
     pub stage: Stage,
     pub secure: Secure,
     bindings: Bindings,
-    /// Input that the codec could not use yet.
-    pub pending: Vec<u8>,
     /// The codec's output; with TLS, not yet encrypted, and without pieces.
     pub out: SendBuf,
-    /// TLS: encrypted output.
-    pub wire: Vec<u8>,
+    pub aside: Aside,
     /// Since when it is in its present state: accepted, idle, first octet of a head, send begun.
     pub since: Time,
     /// When the send in flight began.
@@ -123,6 +121,45 @@ pub(crate) struct Conn {
     pub watch: Option<Box<Watch>>,
     /// Input waits for another turn of the codec.
     pub refeed: bool,
+}
+
+/// What a connection without TLS hardly ever has: octets that are not for the next send. Apart, and there from when something is
+/// first put in.
+#[derive(Debug, Default)]
+pub(crate) struct Aside(Option<Box<Buffers>>);
+
+#[derive(Debug, Default)]
+pub(crate) struct Buffers {
+    /// Input that the codec could not use yet.
+    pub pending: Vec<u8>,
+    /// TLS: encrypted output.
+    pub wire: Vec<u8>,
+}
+
+static NOTHING: Buffers = Buffers { pending: Vec::new(), wire: Vec::new() };
+
+impl Deref for Aside {
+    type Target = Buffers;
+
+    fn deref(&self) -> &Buffers {
+        self.0.as_deref().unwrap_or(&NOTHING)
+    }
+}
+
+impl DerefMut for Aside {
+    fn deref_mut(&mut self) -> &mut Buffers {
+        self.0.get_or_insert_default()
+    }
+}
+
+impl Aside {
+    pub(crate) fn take(&mut self) -> Buffers {
+        self.0.as_deref_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    pub(crate) fn take_wire(&mut self) -> Vec<u8> {
+        self.0.as_deref_mut().map(|buffers| std::mem::take(&mut buffers.wire)).unwrap_or_default()
+    }
 }
 
 /// The reasons for which a connection is not read.
@@ -174,9 +211,8 @@ impl Conn {
             stage,
             secure: Secure::Plain,
             bindings: Bindings::default(),
-            pending: Vec::new(),
             out: SendBuf::default(),
-            wire: Vec::new(),
+            aside: Aside::default(),
             since: now,
             sending_since: now,
             sending: false,

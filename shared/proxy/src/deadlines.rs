@@ -108,7 +108,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             return self.upstream_failed(id, failure);
         }
         let idle = conn.active() == 0;
-        let begun = !conn.pending.is_empty();
+        let begun = !conn.aside.pending.is_empty();
         match conn.stage {
             Stage::Open if idle && begun && matches!(conn.http, Http::H1Server(_)) => {
                 // Part of a head came, and then nothing: that deserves an answer.
@@ -229,7 +229,7 @@ fn open_due(conn: &Conn, timeouts: &Timeouts, limits: &Limits, draining: Option<
     match conn.side {
         Side::Up { .. } => conn.since + limits.upstream_idle,
         Side::Down { .. } => {
-            let begun = is_shaking || !conn.pending.is_empty();
+            let begun = is_shaking || !conn.aside.pending.is_empty();
             let fresh = matches!(conn.http, Http::Proxied | Http::Unknown);
             let told = matches!(&conn.http, Http::H2Server(server) if server.is_leaving());
             match draining {

@@ -3,7 +3,7 @@
 use steady_http::{Reset, error::code};
 use steady_ring::{ConnId, Driver, Time};
 
-use crate::conn::{Conn, Http, Side, Stage};
+use crate::conn::{Buffers, Conn, Http, Side, Stage};
 use crate::exchange::{Key, Origin, Phase};
 use crate::plane::Listed;
 use crate::policy::{AttemptEnd, Outcome, Policy, Record, Reply};
@@ -203,7 +203,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         if conn.stage != Stage::Open {
             return;
         }
-        if !conn.is_down() && conn.out.is_empty() && conn.wire.is_empty() && !conn.sending {
+        if !conn.is_down() && conn.out.is_empty() && conn.aside.wire.is_empty() && !conn.sending {
             return self.close(id);
         }
         conn.stage = Stage::Finishing;
@@ -258,7 +258,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         self.conns_open -= 1;
         let gauge = if conn.is_down() { &self.stats.connections_open } else { &self.stats.upstream_open };
         gauge.sub(1);
-        let Conn { out, wire, pending, .. } = *conn;
+        let Conn { out, mut aside, .. } = *conn;
+        let Buffers { wire, pending } = aside.take();
         self.spare_out(out);
         for buffer in [wire, pending] {
             self.spare(buffer);
@@ -283,7 +284,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         conn.eof = true;
         match conn.stage {
             Stage::Closed => return,
-            Stage::Finishing if conn.sending || !conn.out.is_empty() || !conn.wire.is_empty() => return,
+            Stage::Finishing if conn.sending || !conn.out.is_empty() || !conn.aside.wire.is_empty() => return,
             Stage::Connecting | Stage::Finishing | Stage::Lingering => return self.close(id),
             Stage::Open => {}
         }
@@ -291,7 +292,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             self.warn_of_upstream(id, &"it ended the connection before the handshake was done");
             return self.upstream_failed(id, crate::upstream::Failure::Tls);
         }
-        if conn.is_down() && !conn.pending.is_empty() && conn.codec().is_some_and(|codec| codec.is_blocked()) {
+        if conn.is_down() && !conn.aside.pending.is_empty() && conn.codec().is_some_and(|codec| codec.is_blocked()) {
             // Requests that it sent before its end come first.
             return self.after_end_of_stream(id);
         }

@@ -18,7 +18,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     pub(crate) fn receive_parked(&mut self, id: ConnId, bytes: &[u8]) {
         let Some(conn) = self.conn(id) else { return };
         let Secure::Parked(parked) = &mut conn.secure else { return };
-        let result = parked.receive(bytes, &mut conn.wire);
+        let result = parked.receive(bytes, &mut conn.aside.wire);
         self.go_on(id, result);
     }
 
@@ -41,7 +41,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         // An empty acceptor stands in meanwhile, so that the connection never looks like a plain one.
         let was = std::mem::replace(&mut conn.secure, Secure::Hello(Acceptor::default()));
         let Secure::Hello(acceptor) = was else { return Ok(()) };
-        match acceptor.receive(bytes, &mut conn.wire)? {
+        match acceptor.receive(bytes, &mut conn.aside.wire)? {
             Accepting::NeedMore(acceptor) => {
                 conn.secure = Secure::Hello(acceptor);
                 Ok(())
@@ -57,7 +57,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let Some(conn) = slot.conn.as_deref_mut().filter(|conn| conn.id == id) else { return Ok(()) };
         match credentials {
             Credentials::Known(config) => {
-                let tls = parked.resume(config, &mut self.tls_scratch, &mut self.plain, &mut conn.wire)?;
+                let tls = parked.resume(config, &mut self.tls_scratch, &mut self.plain, &mut conn.aside.wire)?;
                 conn.secure = Secure::Tls(Box::new(tls));
                 Ok(())
             }
@@ -67,7 +67,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 Ok(())
             }
             Credentials::Refused => {
-                parked.refuse(Alert::UnrecognizedName, &mut conn.wire);
+                parked.refuse(Alert::UnrecognizedName, &mut conn.aside.wire);
                 Err(TlsError::Over)
             }
         }

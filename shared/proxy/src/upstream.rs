@@ -163,7 +163,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let mut wire = self.buffers.take();
         let tls = Tls::client(Arc::clone(&secured.config), secured.name.clone(), &mut wire);
         if let Some(conn) = self.conn(id) {
-            conn.wire = wire;
+            conn.aside.wire = wire;
         }
         match tls {
             Ok(tls) => self.begin_tls(id, tls),

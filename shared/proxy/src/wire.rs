@@ -50,12 +50,12 @@ impl<D: Driver, P: Policy> Worker<D, P> {
 
     fn receive_proxy_header(&mut self, id: ConnId, bytes: &[u8]) {
         let Some(conn) = self.conn(id) else { return };
-        conn.pending.extend_from_slice(bytes);
-        match proxy_protocol::parse(&conn.pending) {
+        conn.aside.pending.extend_from_slice(bytes);
+        match proxy_protocol::parse(&conn.aside.pending) {
             Ok(None) => {}
             Ok(Some(header)) => {
-                let rest = conn.pending.split_off(header.consumed);
-                conn.pending = Vec::new();
+                let rest = conn.aside.pending.split_off(header.consumed);
+                conn.aside.pending = Vec::new();
                 conn.http = Http::Unknown;
                 if let Side::Down { peer, .. } = &mut conn.side {
                     *peer = header.source.map_or(*peer, |source| Some(source).into());
@@ -78,7 +78,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let Some(conn) = slot.conn.as_deref_mut() else { return };
         let Secure::Tls(tls) = &mut conn.secure else { return };
         let was_handshaking = tls.is_handshaking();
-        let result = tls.receive(bytes, &mut self.tls_scratch, &mut plain, &mut conn.wire);
+        let result = tls.receive(bytes, &mut self.tls_scratch, &mut plain, &mut conn.aside.wire);
         let shaken = was_handshaking && !tls.is_handshaking();
         let resumed = shaken && tls.is_resumed();
         self.mark(id);
@@ -146,13 +146,13 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     /// Cleartext for the codec, behind what it could not use before.
     pub(crate) fn feed(&mut self, id: ConnId, bytes: &[u8]) {
         let Some(conn) = self.conn(id) else { return };
-        if conn.pending.is_empty() {
+        if conn.aside.pending.is_empty() {
             let consumed = self.parse(id, bytes);
             if consumed < bytes.len() {
                 self.keep_pending(id, &bytes[consumed..]);
             }
         } else {
-            let mut pending = std::mem::take(&mut conn.pending);
+            let mut pending = std::mem::take(&mut conn.aside.pending);
             pending.extend_from_slice(bytes);
             let consumed = self.parse(id, &pending);
             self.put_back(id, pending, consumed);
@@ -166,8 +166,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         if conn.stage != Stage::Open {
             return;
         }
-        if !conn.pending.is_empty() {
-            let pending = std::mem::take(&mut conn.pending);
+        if !conn.aside.pending.is_empty() {
+            let pending = std::mem::take(&mut conn.aside.pending);
             let consumed = self.parse(id, &pending);
             self.put_back(id, pending, consumed);
         }
@@ -180,7 +180,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     pub(crate) fn refeed_later(&mut self, id: ConnId) {
         if let Some(conn) = self.conn(id)
             && !conn.refeed
-            && (!conn.pending.is_empty() || conn.eof)
+            && (!conn.aside.pending.is_empty() || conn.eof)
         {
             conn.refeed = true;
             self.todo.push_back(Todo::Refeed(id));
@@ -191,11 +191,11 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         pending.drain(..consumed);
         let Some(conn) = self.conn(id) else { return self.spare(pending) };
         // Parsing may have put input back itself only by a bug: nothing feeds a connection while it is being fed.
-        debug_assert!(conn.pending.is_empty());
+        debug_assert!(conn.aside.pending.is_empty());
         if pending.is_empty() || conn.stage != Stage::Open {
             self.spare(pending);
         } else {
-            conn.pending = pending;
+            conn.aside.pending = pending;
         }
         self.balance_pending(id);
     }
@@ -206,7 +206,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         match self.conn(id) {
             Some(conn) if conn.stage == Stage::Open => {
                 buffer.extend_from_slice(rest);
-                conn.pending = buffer;
+                conn.aside.pending = buffer;
                 if conn.active() == 0 {
                     // The first octets of a head: its deadline begins.
                     conn.since = now;
@@ -224,7 +224,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let Some(conn) = self.conn(id) else { return };
         let blocked = conn.codec().is_some_and(|codec| codec.is_blocked());
         let bound = if conn.paused.pending { max / 2 } else { max };
-        let too_much = blocked && conn.pending.len() > bound;
+        let too_much = blocked && conn.aside.pending.len() > bound;
         self.set_paused(id, |paused| paused.pending = too_much);
     }
 
@@ -329,25 +329,25 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         }
         if let Secure::Tls(tls) = &mut conn.secure {
             if !tls.is_handshaking() && !conn.out.is_empty() {
-                if conn.wire.capacity() == 0 {
-                    conn.wire = self.buffers.take();
+                if conn.aside.wire.capacity() == 0 {
+                    conn.aside.wire = self.buffers.take();
                 }
                 // An error here means that the session is over; the peer sees the end of the stream.
-                if tls.send(&conn.out.bytes, &mut conn.wire).is_err() {
+                if tls.send(&conn.out.bytes, &mut conn.aside.wire).is_err() {
                     conn.eof = true;
                 }
                 conn.out.clear();
             }
             if conn.stage == Stage::Finishing {
-                tls.close(&mut conn.wire);
+                tls.close(&mut conn.aside.wire);
             }
         }
-        let empty = if conn.is_tls() { conn.wire.is_empty() } else { conn.out.is_empty() };
+        let empty = if conn.is_tls() { conn.aside.wire.is_empty() } else { conn.out.is_empty() };
         if empty {
             // With a handshake under way `out` waits for its end.
             let waits = !conn.out.is_empty();
             let idle = if waits { SendBuf::default() } else { std::mem::take(&mut conn.out) };
-            let wire = std::mem::take(&mut conn.wire);
+            let wire = conn.aside.take_wire();
             self.spare_out(idle);
             self.spare(wire);
             if !waits {
@@ -359,7 +359,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             if conn.out.is_empty() {
                 self.buffers.keep(std::mem::take(&mut conn.out.bytes), &self.limits);
             }
-            SendBuf::from(std::mem::take(&mut conn.wire))
+            SendBuf::from(conn.aside.take_wire())
         } else {
             std::mem::take(&mut conn.out)
         };

@@ -483,7 +483,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     pub fn held_bytes(&self) -> usize {
         let exchanges = self.exchanges.iter().map(|exchange| exchange.upload.held.len() + exchange.download.held.len());
         let conns = self.conns.iter().filter_map(|slot| slot.conn.as_deref());
-        let conns = conns.map(|conn| conn.pending.len() + conn.out.len() + conn.wire.len());
+        let conns = conns.map(|conn| conn.aside.pending.len() + conn.out.len() + conn.aside.wire.len());
         exchanges.chain(conns).sum()
     }
 

@@ -89,7 +89,7 @@ pub const UPGRADE_HELD: Duration = Duration::from_secs(30);
 pub const UPGRADE_LET_GO: Duration = Duration::from_secs(30);
 /// Calls of the private API that are under way when a process is replaced.
 pub const UPGRADE_API: Duration = Duration::from_secs(1);
-/// The store's thread finishes what it has begun.
+/// The store's thread finishes what it has begun, and workers end their accepts.
 pub const UPGRADE_STORE: Duration = Duration::from_secs(5);
 /// What a new process accepted is finished, where the old one did not let go after all.
 pub const UPGRADE_GIVE_UP: Duration = Duration::from_secs(5);

@@ -176,7 +176,7 @@ async fn hold_and_serve(
     };
     let Table { dir, routes, first } = match taking {
         None => open_table(&state, &*plane, &initial)?,
-        Some(taking) => take_table(taking, &state, &plane, &parts.upgrade, &initial).await?,
+        Some(taking) => take_table(taking, &state, &plane, &parts.upgrade, parts.facts.io == "uring", &initial).await?,
     };
     let bundles = Bundles::open(state.path("bundles"))?;
     let mut desk = open_desk(&state, &parts.upgrade, &config, &listener);
@@ -320,6 +320,7 @@ async fn take_table(
     state: &StateDir,
     plane: &Arc<dyn Plane>,
     parts: &upgrade::Parts,
+    uring: bool,
     initial: &impl Fn(Arc<Routes>) -> Initial,
 ) -> Result<Table, RunError> {
     SqliteStore::check(&state.path("store.db")).map_err(|error| RunError::NotTaken(error.to_string()))?;
@@ -344,6 +345,11 @@ async fn take_table(
             tokio::time::sleep(DRAIN_LOOK).await;
         }
         return Err(error.into());
+    }
+    if let Some(offer) = &parts.offer
+        && let Err(error) = offer.set_blocking(uring)
+    {
+        tracing::warn!(%error, "the listeners stay as the old process had them, which costs a little more");
     }
     if let Err(error) = state.sign() {
         tracing::warn!(%error, "the lock of the state directory names the old process");

@@ -303,6 +303,14 @@ impl Driver for Outside {
         uncounted(|| self.0.reset(conn));
     }
 
+    fn release(&mut self, conn: ConnId) {
+        uncounted(|| self.0.release(conn));
+    }
+
+    fn take(&mut self, conn: ConnId) -> Option<SimSocket> {
+        uncounted(|| self.0.take(conn))
+    }
+
     fn wait(&mut self, until: Option<Time>, events: &mut Vec<Net>) -> io::Result<()> {
         uncounted(|| self.0.wait(until, events))
     }

@@ -96,6 +96,11 @@ impl DataPlane {
         Started { plane, fleet: fleet.map_err(|error| error.to_string()) }
     }
 
+    /// Nobody accepts from the listeners any more.
+    pub fn is_deaf(&self) -> bool {
+        self.started.get().is_none_or(|started| started.plane.is_deaf())
+    }
+
     /// Clients' connections that are open now.
     pub fn connections(&self) -> u64 {
         let stats = self.started.get().map(|started| started.plane.stats()).unwrap_or_default();

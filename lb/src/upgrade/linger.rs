@@ -45,11 +45,10 @@ impl Lingering {
         let stream = control.block_on(async { heir.into_std() });
         // With the runtime everything ends that could change anything: workflows, watches, connections of the private port.
         control.shutdown_timeout(RUNTIME);
-        if let Some(store) = store {
-            let begun = Instant::now();
-            while !store.is_finished() && begun.elapsed() < UPGRADE_STORE {
-                thread::sleep(LOOK);
-            }
+        let begun = Instant::now();
+        let has_let_go = || plane.is_deaf() && store.as_ref().is_none_or(thread::JoinHandle::is_finished);
+        while !has_let_go() && begun.elapsed() < UPGRADE_STORE {
+            thread::sleep(LOOK);
         }
         let told = stream.and_then(|mut stream| wire::send_blocking(&mut stream, &Message::Yours));
         if let Err(error) = told {

@@ -18,6 +18,7 @@ use super::wire::{self, Message, PROTOCOL, Process};
 use super::{OF_UP, Successor};
 use crate::control::Control;
 use crate::limits::{UPGRADE_ANSWER, UPGRADE_HELD, UPGRADE_PREPARE};
+use crate::run::PRIVATE;
 
 /// Where a new process finds the old one, in the state directory.
 pub const SOCKET: &str = "upgrade.sock";
@@ -52,6 +53,14 @@ impl Offer {
         let fd = socket.as_fd().try_clone_to_owned()?;
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner).push(Socket { name, addr, fd });
         Ok(())
+    }
+
+    /// Sets whether the workers' listeners block, once nobody else accepts from them: to the ring one that does costs less, epoll
+    /// needs one that does not.
+    pub fn set_blocking(&self, blocking: bool) -> io::Result<()> {
+        let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut workers = sockets.iter().filter(|socket| socket.name != PRIVATE);
+        workers.try_for_each(|socket| steady_sys::net::set_nonblocking(&socket.fd, !blocking))
     }
 
     /// Keeps a duplicate of the state directory's lock.

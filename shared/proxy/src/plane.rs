@@ -96,6 +96,7 @@ struct Desk<P: Policy> {
     waker: OnceLock<Waker>,
     settled: AtomicU64,
     drained: AtomicBool,
+    deaf: AtomicBool,
     commands: ArrayQueue<Command<P::Ticket>>,
     stats: Arc<Stats>,
 }
@@ -121,6 +122,7 @@ impl<P: Policy> Plane<P> {
                 waker: OnceLock::new(),
                 settled: AtomicU64::new(0),
                 drained: AtomicBool::new(false),
+                deaf: AtomicBool::new(false),
                 commands: ArrayQueue::new(COMMANDS_MAX),
                 stats: Arc::default(),
             })
@@ -187,6 +189,11 @@ impl<P: Policy> Plane<P> {
         self.shared.desks.iter().all(|desk| desk.drained.load(Ordering::Acquire))
     }
 
+    /// No worker accepts any more.
+    pub fn is_deaf(&self) -> bool {
+        self.shared.desks.iter().all(|desk| desk.deaf.load(Ordering::Acquire))
+    }
+
     /// This worker has ended its drain.
     pub fn has_drained(&self, worker: usize) -> bool {
         self.shared.desks[worker].drained.load(Ordering::Acquire)
@@ -245,6 +252,10 @@ impl<P: Policy> Seat<P> {
 
     pub(crate) fn settled(&self, version: u64) {
         self.desk().settled.store(version, Ordering::Release);
+    }
+
+    pub(crate) fn deaf(&self) {
+        self.desk().deaf.store(true, Ordering::Release);
     }
 
     pub(crate) fn drained(&self) {

@@ -306,7 +306,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                     }
                 }
             }
-            Event::Woken => {}
+            // Nothing here gives connections away.
+            Event::Released { .. } | Event::Woken => {}
         }
     }
 
@@ -456,6 +457,9 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             let _ = self.driver.wait(Some(self.now), &mut Vec::new());
         }
         let closed = self.listeners.iter().all(|state| state.id.is_none());
+        if closed {
+            self.seat.deaf();
+        }
         let idle = closed && self.exchanges.len() == 0 && self.stats.connections_open.value() == 0;
         let over = late || idle;
         if over {

@@ -61,6 +61,9 @@ pub enum Event {
     Failed { conn: ConnId, op: Op, error: io::Error },
     /// The connection asked to close is closed; its slot may be used again.
     Closed { conn: ConnId },
+    /// The connection asked to be released is this driver's no more: [`take`](crate::Driver::take) its socket before the next
+    /// wait.
+    Released { conn: ConnId },
     /// A [`Waker`](crate::Waker) was used, once or many times.
     Woken,
 }

@@ -77,7 +77,8 @@ pub trait Driver {
     /// by itself.
     fn listen(&mut self, socket: Self::Socket) -> io::Result<ListenerId>;
 
-    /// Ends accepting; [`Event::ListenerClosed`] follows once no further connection can come from it.
+    /// Ends accepting; [`Event::ListenerClosed`] follows once no further connection can come from it. What waits in it by then
+    /// is accepted before that.
     fn stop_listening(&mut self, listener: ListenerId);
 
     /// Takes over a connected socket.
@@ -110,6 +111,19 @@ pub trait Driver {
     /// As [`close`](Driver::close), but the peer is told by a reset (TCP): for a stream whose clean end would say that it is
     /// whole. What the peer has not read yet may be lost.
     fn reset(&mut self, conn: ConnId);
+
+    /// Gives an open connection away, to another driver or another process: receiving ends, and once nothing of it is under
+    /// way [`Event::Released`] follows and its socket can be [taken](Driver::take). Until then what the kernel had already
+    /// delivered still comes, as after `pause`: the caller hands it on with the socket. What has not been delivered stays in the socket
+    /// for whoever has it next. Afterwards only `close` and `reset` may be asked of it, which end it instead.
+    ///
+    /// # Panics
+    /// With a send in flight, or before [`Event::Connected`].
+    fn release(&mut self, conn: ConnId);
+
+    /// The socket of a connection that was [released](Event::Released) in the batch at hand. Whatever is not taken is closed with the
+    /// next wait.
+    fn take(&mut self, conn: ConnId) -> Option<Self::Socket>;
 
     /// Submits what was asked for, waits until an event is there, `until` has passed (`None`: for ever) or a
     /// [`Waker`] was used, and appends what happened to `events`. `until` in the past only collects what is ready.

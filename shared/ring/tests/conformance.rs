@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Bench, Family, Lab, MakeReal, Real, Simulated, pattern};
-use steady_ring::{Addr, Config, Driver, Epoll, Event, Op, Piece, SendBuf, Uring};
+use steady_ring::{Addr, Config, ConnId, Driver, Epoll, Event, Op, Piece, SendBuf, Uring};
 
 const FAMILIES: [Family; 2] = [Family::Tcp, Family::Unix];
 
@@ -592,6 +592,80 @@ fn an_adopted_socket_is_like_any_other<L: Lab>() {
     bench.close(&[other]);
 }
 
+/// Gives a connection to another slot of the same driver. What came before its release is in its sheet.
+fn released_and_adopted<L: Lab>(bench: &mut Bench<L>, conn: ConnId) -> ConnId {
+    bench.driver().release(conn);
+    let mut socket = None;
+    bench.until_with(
+        |bench| bench.of_conn(conn).released,
+        |driver, event| {
+            if let Event::Released { conn: given } = event {
+                assert!(*given == conn);
+                socket = driver.take(conn);
+                assert!(driver.take(conn).is_none(), "it is given once");
+            }
+        },
+    );
+    bench.driver().adopt(socket.expect("it can be taken in the batch that tells of it")).unwrap()
+}
+
+fn a_released_connection_goes_on_elsewhere_without_losing_an_octet<L: Lab>() {
+    const LEN: usize = 200_000;
+    for family in FAMILIES {
+        for config in [Config::default(), TIGHT] {
+            let mut bench = Bench::<L>::with(config);
+            let (client, mut server) = bench.connection(family);
+            let sent = pattern(LEN, 5);
+            bench.send(client, sent.clone());
+            let mut received = Vec::new();
+            // In the middle of it, again and again; paused too.
+            for round in 1..=5 {
+                let before = received.len();
+                bench.until(|bench| before + bench.of_conn(server).received.len() >= round * LEN / 6);
+                if round % 2 == 0 {
+                    bench.driver().pause(server);
+                }
+                let next = released_and_adopted(&mut bench, server);
+                received.append(&mut bench.of_conn(server).received);
+                bench.driver().close(server);
+                server = next;
+            }
+            let before = received.len();
+            bench.until(|bench| before + bench.of_conn(server).received.len() == LEN);
+            received.append(&mut bench.of_conn(server).received);
+            assert!(received == sent, "every octet, in order");
+            bench.until(|bench| bench.of_conn(client).sent.len() == 1);
+            // And the other way, to its end.
+            bench.send(server, pattern(5_000, 6));
+            bench.until(|bench| bench.of_conn(server).sent.len() == 1);
+            bench.driver().shutdown(server);
+            bench.until(|bench| bench.of_conn(client).ended);
+            assert_eq!(bench.of_conn(client).received, pattern(5_000, 6));
+            bench.close(&[client, server]);
+        }
+    }
+}
+
+fn a_released_connection_that_nobody_takes_or_that_is_closed_meanwhile_ends<L: Lab>() {
+    for family in FAMILIES {
+        let mut bench = Bench::<L>::new();
+        let (client, server) = bench.connection(family);
+        bench.driver().release(server);
+        bench.until(|bench| bench.of_conn(server).released);
+        bench.until(|bench| bench.of_conn(client).ended);
+        assert!(bench.driver().take(server).is_none(), "a later batch");
+        bench.close(&[client]);
+
+        let (client, server) = bench.connection(family);
+        bench.driver().release(server);
+        bench.driver().release(server);
+        bench.driver().close(server);
+        bench.until(|bench| bench.of_conn(server).closed && bench.of_conn(client).ended);
+        assert!(!bench.of_conn(server).released);
+        bench.close(&[client]);
+    }
+}
+
 fn a_driver_may_be_dropped_with_everything_in_flight<L: Lab>() {
     for family in FAMILIES {
         let mut bench = Bench::<L>::new();
@@ -769,6 +843,8 @@ suites! {
     a_received_buffer_is_forwarded_without_a_copy
     a_stopped_listener_reports_its_end_and_takes_nobody
     an_adopted_socket_is_like_any_other
+    a_released_connection_goes_on_elsewhere_without_losing_an_octet
+    a_released_connection_that_nobody_takes_or_that_is_closed_meanwhile_ends
     a_driver_may_be_dropped_with_everything_in_flight
     no_event_is_lost_in_a_small_queue
 }

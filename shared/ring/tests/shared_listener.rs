@@ -1,11 +1,12 @@
-//! One listening socket that two drivers accept from, as two processes do while one takes over from the other.
+//! What goes from one driver to another: a listening socket that both accept from, as two processes do while one takes over from
+//! the other, and a connection that one of them gives away.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use steady_ring::{Config, ConnId, Driver, Epoll, Event, ListenerId, Time, Uring};
+use steady_ring::{Config, ConnId, Driver, Epoll, Event, ListenerId, SendBuf, Time, Uring};
 
 struct Side<D> {
     driver: D,
@@ -83,6 +84,40 @@ where
     }
 }
 
+/// The kernel tells one of those who wait of a connection. If that one stops listening before it looked, nobody else is told: it
+/// takes what is there itself.
+fn leaves_nobody_behind<A, B>(first: A, second: impl FnOnce() -> B)
+where
+    A: Driver<Socket = OwnedFd>,
+    B: Driver<Socket = OwnedFd>,
+{
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut first = Side::new(first, &socket);
+    first.look();
+    let mut second = Side::new(second(), &socket);
+    second.look();
+    let all = clients(socket.local_addr().unwrap(), 5);
+    first.driver.stop_listening(first.listener);
+    while !first.closed || first.accepted.len() + second.accepted.len() < all.len() {
+        if !first.closed {
+            first.look();
+        }
+        second.look();
+    }
+}
+
+#[test]
+fn a_driver_that_stops_listening_leaves_nobody_behind() {
+    leaves_nobody_behind(epoll(), epoll);
+    if steady_ring::choose(steady_ring::Choice::Uring).is_err() {
+        eprintln!("SKIPPED: this machine has no io_uring");
+        return;
+    }
+    leaves_nobody_behind(uring(), uring);
+    leaves_nobody_behind(uring(), epoll);
+    leaves_nobody_behind(epoll(), uring);
+}
+
 fn uring() -> Uring {
     Uring::new(Config::default()).unwrap()
 }
@@ -120,4 +155,59 @@ fn a_ring_sleeps_on_a_listener_that_does_not_block() {
     while side.accepted.is_empty() {
         side.look();
     }
+}
+
+/// A connection that one driver accepted is served by another one, of any kind: what came before and what comes after.
+fn changes_hands<A, B>(mut first: A, mut second: B)
+where
+    A: Driver<Socket = OwnedFd>,
+    B: Driver<Socket = OwnedFd>,
+{
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = socket.local_addr().unwrap();
+    first.listen(socket.into()).unwrap();
+    let mut client = TcpStream::connect(addr).unwrap();
+    client.write_all(b"before ").unwrap();
+    let (mut received, mut given, mut events) = (Vec::new(), None, Vec::new());
+    while given.is_none() {
+        first.wait(None, &mut events).unwrap();
+        for event in events.drain(..) {
+            match event {
+                Event::Received { conn, buf } => {
+                    received.extend_from_slice(&buf);
+                    first.release(conn);
+                }
+                Event::Released { conn } => given = first.take(conn),
+                _ => {}
+            }
+        }
+    }
+    client.write_all(b"after").unwrap();
+    let conn = second.adopt(given.unwrap()).unwrap();
+    while received.len() < b"before after".len() {
+        second.wait(None, &mut events).unwrap();
+        for event in events.drain(..) {
+            if let Event::Received { buf, .. } = event {
+                received.extend_from_slice(&buf);
+            }
+        }
+    }
+    assert_eq!(received, b"before after");
+    second.send(conn, SendBuf::from(b"answer".to_vec()));
+    second.wait(None, &mut events).unwrap();
+    let mut answer = [0; 6];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"answer");
+}
+
+#[test]
+fn a_connection_changes_hands_between_any_two_drivers() {
+    changes_hands(epoll(), epoll());
+    if steady_ring::choose(steady_ring::Choice::Uring).is_err() {
+        eprintln!("SKIPPED: this machine has no io_uring");
+        return;
+    }
+    changes_hands(uring(), uring());
+    changes_hands(uring(), epoll());
+    changes_hands(epoll(), uring());
 }

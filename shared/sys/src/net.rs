@@ -202,6 +202,16 @@ pub fn is_tcp(socket: &OwnedFd) -> io::Result<bool> {
     Ok(domain == libc::AF_INET || domain == libc::AF_INET6)
 }
 
+/// Takes the next connection of a listening socket.
+///
+/// # Errors
+/// `WouldBlock` when none waits in a socket that does not block; else what accept(2) says.
+pub fn accept(listener: &OwnedFd) -> io::Result<OwnedFd> {
+    let fd = listener.as_raw_fd();
+    // SAFETY: null pointers ask for no address.
+    owned(unsafe { libc::accept4(fd, std::ptr::null_mut(), std::ptr::null_mut(), libc::SOCK_CLOEXEC) })
+}
+
 /// Whether a descriptor is a TCP socket that listens.
 pub fn is_listening_tcp(fd: &OwnedFd) -> io::Result<bool> {
     let is_stream = option(fd, libc::SOL_SOCKET, libc::SO_TYPE)? == libc::SOCK_STREAM;

@@ -249,7 +249,7 @@ impl<A: App> Peer<A> {
                     self.lines.remove(&conn.index());
                 }
             }
-            Net::AcceptFailed { .. } | Net::ListenerClosed { .. } | Net::Woken => {}
+            Net::AcceptFailed { .. } | Net::ListenerClosed { .. } | Net::Released { .. } | Net::Woken => {}
         }
     }
 
@@ -469,7 +469,11 @@ impl Node for Raw {
                     }
                 }
                 Net::Sent { conn, .. } => self.conns.get_mut(&conn).unwrap().sending = false,
-                Net::Closed { .. } | Net::AcceptFailed { .. } | Net::ListenerClosed { .. } | Net::Woken => {}
+                Net::Closed { .. }
+                | Net::AcceptFailed { .. }
+                | Net::ListenerClosed { .. }
+                | Net::Released { .. }
+                | Net::Woken => {}
             }
         }
         for (&id, conn) in self.conns.iter_mut().filter(|(_, conn)| conn.open && !conn.sending && !conn.closed) {

@@ -40,6 +40,8 @@ pub struct Epoll {
     /// Emptied while its elements are handled; the two lists above take turns with it.
     spare: Vec<ConnId>,
     ready: Vec<Event>,
+    /// Sockets that were released, until the next wait.
+    released: Vec<(ConnId, OwnedFd)>,
     wake: Arc<EventFd>,
     batch: Vec<libc::epoll_event>,
     message: Message,
@@ -59,6 +61,8 @@ struct Conn {
     /// Other descriptors of this socket may exist, so it must be taken out of the poller by hand.
     adopted: bool,
     paused: bool,
+    /// To be given away with the next wait.
+    releasing: bool,
     ended: bool,
     shut: bool,
     readable: bool,
@@ -91,6 +95,7 @@ impl Conn {
             fd,
             adopted: false,
             paused: false,
+            releasing: false,
             ended: false,
             shut: false,
             readable: false,
@@ -103,7 +108,7 @@ impl Conn {
     }
 
     fn wants_read(&self) -> bool {
-        self.state == State::Open && self.readable && !self.paused && !self.ended
+        self.state == State::Open && self.readable && !self.paused && !self.releasing && !self.ended
     }
 }
 
@@ -131,6 +136,7 @@ impl Epoll {
             to_read: Vec::new(),
             spare: Vec::new(),
             ready: Vec::new(),
+            released: Vec::new(),
             wake,
             batch: Vec::new(),
             message: Message::new(),
@@ -153,6 +159,12 @@ impl Epoll {
                 Event::Closed { conn } => {
                     self.conns.remove(*conn);
                     false
+                }
+                Event::Released { conn } => {
+                    let open = self.conns.get(*conn).is_some_and(|entry| entry.state == State::Open);
+                    let fd = if open { self.conns.remove(*conn).and_then(|entry| entry.fd) } else { None };
+                    self.released.extend(fd.map(|fd| (*conn, fd)));
+                    !open
                 }
                 _ => false,
             };
@@ -260,9 +272,11 @@ impl Driver for Epoll {
     }
 
     fn stop_listening(&mut self, listener: ListenerId) {
-        let Some(entry) = self.listeners.get_mut(listener.0 as usize).and_then(Option::take) else { return };
+        let Some(entry) = self.listeners.get(listener.0 as usize).and_then(Option::as_ref) else { return };
         self.poller.remove(entry.fd.as_raw_fd());
         self.stats.syscalls += 1;
+        self.sweep(listener);
+        self.listeners[listener.0 as usize] = None;
         self.ready.push(Event::ListenerClosed { listener });
     }
 
@@ -348,9 +362,28 @@ impl Driver for Epoll {
         self.close(conn);
     }
 
+    fn release(&mut self, conn: ConnId) {
+        let Some(entry) = self.conns.get(conn).filter(|entry| entry.state != State::Closing) else { return };
+        assert!(entry.state == State::Open && entry.send.is_none(), "only an open connection that sends nothing");
+        if std::mem::replace(&mut entry.releasing, true) {
+            return;
+        }
+        let Some(fd) = entry.fd.as_ref().map(AsRawFd::as_raw_fd) else { return };
+        // The socket lives on, and would be reported on.
+        self.poller.remove(fd);
+        self.ready.push(Event::Released { conn });
+    }
+
+    fn take(&mut self, conn: ConnId) -> Option<OwnedFd> {
+        let at = self.released.iter().position(|(released, _)| *released == conn)?;
+        Some(self.released.swap_remove(at).1)
+    }
+
     fn wait(&mut self, until: Option<Time>, events: &mut Vec<Event>) -> io::Result<()> {
         self.stats.waits += 1;
         self.conns.rest_ended();
+        // What nobody took is closed.
+        self.released.clear();
         let before = events.len();
         loop {
             self.round(until, before, events)?;

@@ -56,6 +56,22 @@ impl Epoll {
         }
     }
 
+    /// Takes what waits in a listener that is left alone from now on. The kernel tells one of those who wait for a connection of
+    /// it; if that was us, and we had not looked yet, nobody else was told, and its client would wait until another one comes.
+    pub(super) fn sweep(&mut self, id: ListenerId) {
+        let mut ready = std::mem::take(&mut self.ready);
+        loop {
+            let before = self.stats.accepted;
+            self.accept_all(id, &mut ready);
+            // Nothing came, or nothing more can be had.
+            let rests = self.listeners[id.0 as usize].as_ref().is_none_or(|listener| listener.rest_until.is_some());
+            if rests || self.stats.accepted == before {
+                break;
+            }
+        }
+        self.ready = ready;
+    }
+
     fn rest(&mut self, id: ListenerId) {
         let Some(listener) = self.listeners[id.0 as usize].as_mut() else { return };
         let until = clock() + ACCEPT_REST;

@@ -19,6 +19,8 @@ pub struct Sim {
     net: Rc<RefCell<Net>>,
     node: usize,
     listeners: Vec<Option<SimSocket>>,
+    /// Sockets that were released, until the next wait.
+    released: Vec<(ConnId, SimSocket)>,
 }
 
 /// What the network keeps of a node.
@@ -36,6 +38,8 @@ pub(super) struct Node {
     pub(super) accepted: VecDeque<(u32, EndKey)>,
     pub(super) accept_rests: bool,
     pub(super) closed: Vec<ConnId>,
+    /// Connections given away, with their ends.
+    released: Vec<(ConnId, EndKey)>,
     stopped: Vec<u32>,
     /// Ends whose bytes wait for a buffer.
     starved: Vec<EndKey>,
@@ -50,6 +54,7 @@ struct Conn {
     end: Option<EndKey>,
     closing: bool,
     paused: bool,
+    releasing: bool,
     ended: bool,
     /// A send was asked for and not submitted, or is under way.
     sending: bool,
@@ -62,6 +67,7 @@ enum Asked {
     Send { conn: ConnId, buf: SendBuf },
     Shutdown { conn: ConnId },
     Close { conn: ConnId, reset: bool },
+    Release { conn: ConnId },
     Look { end: EndKey },
 }
 
@@ -85,6 +91,7 @@ impl Node {
             accepted: VecDeque::new(),
             accept_rests: false,
             closed: Vec::new(),
+            released: Vec::new(),
             stopped: Vec::new(),
             starved: Vec::new(),
             wake: Arc::new(Flag(AtomicBool::new(false))),
@@ -108,7 +115,15 @@ impl Node {
     }
 
     fn open(&mut self, end: EndKey) -> ConnId {
-        let conn = Conn { end: Some(end), closing: false, paused: false, ended: false, sending: false, mute: false };
+        let conn = Conn {
+            end: Some(end),
+            closing: false,
+            paused: false,
+            releasing: false,
+            ended: false,
+            sending: false,
+            mute: false,
+        };
         self.touched.push(end);
         self.conns.insert(conn)
     }
@@ -128,7 +143,7 @@ impl Sim {
             net.nodes.push(node);
             net.nodes.len() - 1
         };
-        Sim { net, node, listeners: Vec::new() }
+        Sim { net, node, listeners: Vec::new(), released: Vec::new() }
     }
 
     fn with<R>(&self, act: impl FnOnce(&mut Node) -> R) -> R {
@@ -189,7 +204,15 @@ impl Driver for Sim {
     fn connect(&mut self, addr: &Addr) -> ConnId {
         self.with(|node| {
             node.stats.connects += 1;
-            let conn = Conn { end: None, closing: false, paused: false, ended: false, sending: false, mute: false };
+            let conn = Conn {
+                end: None,
+                closing: false,
+                paused: false,
+                releasing: false,
+                ended: false,
+                sending: false,
+                mute: false,
+            };
             let conn = node.conns.insert(conn);
             node.asked.push(Asked::Connect { conn, addr: addr.clone() });
             conn
@@ -235,7 +258,25 @@ impl Driver for Sim {
         self.end(conn, true);
     }
 
+    fn release(&mut self, conn: ConnId) {
+        self.with(|node| {
+            let Some(entry) = node.conns.get(conn).filter(|entry| !entry.closing) else { return };
+            assert!(entry.end.is_some() && !entry.sending, "only an open connection that sends nothing");
+            if !mem::replace(&mut entry.releasing, true) {
+                node.asked.push(Asked::Release { conn });
+            }
+        });
+    }
+
+    fn take(&mut self, conn: ConnId) -> Option<SimSocket> {
+        let at = self.released.iter().position(|(released, _)| *released == conn)?;
+        Some(self.released.swap_remove(at).1)
+    }
+
     fn wait(&mut self, until: Option<Time>, events: &mut Vec<Event>) -> io::Result<()> {
+        // What nobody took is closed.
+        self.released.clear();
+        let shared = Rc::clone(&self.net);
         let net = &mut *self.net.borrow_mut();
         let first = events.len();
         let node = &mut net.nodes[self.node];
@@ -248,6 +289,10 @@ impl Driver for Sim {
         let mut turn = Turn { net, node: self.node, events };
         turn.submit();
         turn.collect();
+        for (conn, end) in mem::take(&mut net.nodes[self.node].released) {
+            let socket = SimSocket { net: Rc::clone(&shared), kind: Kind::Connected(Some(end)) };
+            self.released.push((conn, socket));
+        }
         for event in &events[first..] {
             net.fingerprint = mix(net.fingerprint, net.now, self.node, event);
         }
@@ -302,6 +347,7 @@ impl Turn<'_> {
                 Asked::Send { conn, buf } => self.send(conn, buf),
                 Asked::Shutdown { conn } => self.shutdown(conn),
                 Asked::Close { conn, reset } => self.close(conn, reset),
+                Asked::Release { conn } => self.release(conn),
                 Asked::Look { end } => self.node().touched.push(end),
             }
         }
@@ -347,6 +393,19 @@ impl Turn<'_> {
             None => {}
         }
         self.net.report_closed(self.node, conn);
+    }
+
+    /// The end is nobody's from here on; what comes meanwhile waits in it.
+    fn release(&mut self, conn: ConnId) {
+        if self.node().conns.get(conn).is_none_or(|entry| entry.closing) {
+            return;
+        }
+        let Some(key) = self.node().conns.remove(conn).and_then(|entry| entry.end) else { return };
+        if let Some(end) = self.net.ends.get(key) {
+            end.owner = None;
+        }
+        self.node().released.push((conn, key));
+        self.events.push(Event::Released { conn });
     }
 
     /// Reports everything that is due.
@@ -504,6 +563,7 @@ fn mix(seed: u64, now: Time, node: usize, event: &Event) -> u64 {
         Event::Failed { conn, op, .. } => (8, Some(conn), *op as usize),
         Event::Closed { conn } => (9, Some(conn), 0),
         Event::Woken => (10, None, 0),
+        Event::Released { conn } => (11, Some(conn), 0),
     };
     let conn = conn.map_or(u64::MAX, |conn| conn.index() as u64 ^ u64::from(conn.generation()) << 32);
     [kind, node as u64, size as u64, conn, now.as_nanos()]

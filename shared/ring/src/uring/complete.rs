@@ -68,10 +68,14 @@ impl Uring {
             Kind::Receive => {
                 let buffer = cqueue::buffer_select(entry.flags());
                 self.received(id, outcome, buffer, more, events);
+                self.release_when_idle(id);
             }
             Kind::Send => self.sent(id, outcome, events),
             Kind::Connect => self.connected(id, outcome, events),
-            Kind::Hangup => self.hung_up(id),
+            Kind::Hangup => {
+                self.hung_up(id);
+                self.release_when_idle(id);
+            }
             Kind::Close => {
                 self.forget(id);
                 events.push(Event::Closed { conn: id });
@@ -239,7 +243,7 @@ impl Uring {
         }
     }
 
-    fn accept(&mut self, listener: ListenerId, fd: OwnedFd, tcp: bool, events: &mut Vec<Event>) {
+    pub(super) fn accept(&mut self, listener: ListenerId, fd: OwnedFd, tcp: bool, events: &mut Vec<Event>) {
         // A multishot accept does not say who it is.
         let peer = tcp.then(|| {
             self.stats.syscalls += 1;

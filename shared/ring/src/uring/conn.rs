@@ -29,6 +29,8 @@ pub(super) struct Conn {
     pub(super) starved: bool,
     /// Nothing more comes in: the end of the stream or an error was reported.
     pub(super) ended: bool,
+    /// To be given away once nothing of it is under way.
+    pub(super) releasing: bool,
     /// Half-closed once connected.
     pub(super) shut: bool,
     /// Watch for the peer's end beside the receive (unix sockets).
@@ -55,6 +57,7 @@ impl Conn {
             paused: false,
             starved: false,
             ended: false,
+            releasing: false,
             shut: false,
             watch_hangup: false,
             hung_up: false,
@@ -86,7 +89,7 @@ impl Conn {
 
     /// Whether a receive should be under way and is not.
     pub(super) fn wants_receive(&self) -> bool {
-        self.state == State::Open && !self.paused && !self.ended && !self.has(Kind::Receive)
+        self.state == State::Open && !self.paused && !self.releasing && !self.ended && !self.has(Kind::Receive)
     }
 }
 

@@ -68,6 +68,10 @@ pub struct Uring {
     hurried: bool,
     /// Events that no completion brings, for the next wait.
     ready: Vec<Event>,
+    /// Nobody is there any more who could be told of anything.
+    dropping: bool,
+    /// Sockets that were released, until the next wait.
+    released: Vec<(ConnId, OwnedFd)>,
     wake: Arc<EventFd>,
     // Boxed because an entry on its way to the kernel points into it while it changes hands.
     #[allow(clippy::vec_box)]
@@ -115,6 +119,8 @@ impl Uring {
             quiet: Vec::new(),
             hurried: false,
             ready: Vec::new(),
+            dropping: false,
+            released: Vec::new(),
             wake: Arc::new(EventFd::new()?),
             spare_pinned: Vec::new(),
             spare_reaped: Vec::with_capacity(config.entries as usize * 4),
@@ -157,6 +163,15 @@ impl Uring {
             let stale = match &event {
                 Event::Sent { conn, .. } | Event::Failed { conn, .. } | Event::Connected { conn } => {
                     self.conns.get(*conn).is_none_or(|conn| conn.state == State::Closing)
+                }
+                Event::Released { conn } => {
+                    let open = self.conns.get(*conn).is_some_and(|entry| entry.state == State::Open);
+                    let given = if open { self.conns.remove(*conn) } else { None };
+                    let given = given.map(|entry| (entry.fd, entry.pinned));
+                    let (fd, pinned) = given.unwrap_or_default();
+                    self.spare_pinned.extend(pinned);
+                    self.released.extend(fd.map(|fd| (*conn, fd)));
+                    !open
                 }
                 _ => false,
             };
@@ -308,9 +323,28 @@ impl Driver for Uring {
         self.close(conn);
     }
 
+    fn release(&mut self, conn: ConnId) {
+        let Some(entry) = self.conns.get(conn).filter(|entry| entry.state != State::Closing) else { return };
+        assert!(entry.state == State::Open && entry.send.is_none(), "only an open connection that sends nothing");
+        if std::mem::replace(&mut entry.releasing, true) {
+            return;
+        }
+        for kind in [Kind::Receive, Kind::Hangup] {
+            self.cancel(conn, kind);
+        }
+        self.release_when_idle(conn);
+    }
+
+    fn take(&mut self, conn: ConnId) -> Option<OwnedFd> {
+        let at = self.released.iter().position(|(released, _)| *released == conn)?;
+        Some(self.released.swap_remove(at).1)
+    }
+
     fn wait(&mut self, until: Option<Time>, events: &mut Vec<Event>) -> io::Result<()> {
         self.stats.waits += 1;
         self.conns.rest_ended();
+        // What nobody took is closed.
+        self.released.clear();
         let before = events.len();
         loop {
             self.round(until, before, events)?;
@@ -334,6 +368,7 @@ impl Drop for Uring {
     /// Everything that the kernel has is cancelled and awaited, because a closed ring ends its operations only later,
     /// and until then they may use our buffers.
     fn drop(&mut self) {
+        self.dropping = true;
         let mut ids: Vec<ConnId> = self.conns.ids().collect();
         ids.drain(..).for_each(|id| self.close(id));
         for index in 0..self.listeners.len() as u32 {

@@ -6,10 +6,10 @@ use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use io_uring::{opcode, squeue, types};
 use steady_sys::net::{self, RawAddr};
 
-use super::Uring;
 use super::buffers::GROUP;
 use super::conn::{Conn, Pinned, State};
 use super::token::{Kind, Token};
+use super::{Listener, Uring};
 use crate::config::ACCEPT_REST;
 use crate::{Addr, ConnId, Event, ListenerId, Op, clock};
 
@@ -183,6 +183,14 @@ impl Uring {
         }
     }
 
+    /// Has a connection that is to be released, and has no operation left, reported as that.
+    pub(super) fn release_when_idle(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get(id) else { return };
+        if conn.releasing && conn.state == State::Open && conn.in_flight == 0 {
+            self.ready.push(Event::Released { conn: id });
+        }
+    }
+
     /// Frees the slot; its pinned memory is kept for the next.
     pub(super) fn forget(&mut self, id: ConnId) {
         let pinned = self.conns.remove(id).and_then(|conn| conn.pinned);
@@ -231,9 +239,26 @@ impl Uring {
     }
 
     pub(super) fn close_listener(&mut self, id: ListenerId) {
-        if self.listeners[id.0 as usize].take().is_some() {
-            self.stats.syscalls += 1;
-            self.ready.push(Event::ListenerClosed { listener: id });
+        let Some(listener) = self.listeners[id.0 as usize].take() else { return };
+        if !self.dropping {
+            self.sweep(id, &listener);
         }
+        self.stats.syscalls += 1;
+        self.ready.push(Event::ListenerClosed { listener: id });
+    }
+
+    /// Takes what waits in a listener whose accept has ended. The kernel tells one of those who wait for a connection of it; if
+    /// that was the accept which was cancelled then, nobody else was told, and its client would wait until another one comes.
+    fn sweep(&mut self, id: ListenerId, listener: &Listener) {
+        // Another process may take the last one between a look and an accept, which then must not wait.
+        if net::set_nonblocking(&listener.fd, true).is_err() {
+            return;
+        }
+        let mut ready = std::mem::take(&mut self.ready);
+        while let Ok(fd) = net::accept(&listener.fd) {
+            self.stats.syscalls += 1;
+            self.accept(id, fd, listener.tcp, &mut ready);
+        }
+        self.ready = ready;
     }
 }

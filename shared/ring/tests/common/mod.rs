@@ -189,14 +189,15 @@ pub struct Seen {
     pub sent: Vec<SendBuf>,
     pub failed: Vec<Op>,
     pub closed: bool,
+    pub released: bool,
 }
 
 impl std::fmt::Debug for Seen {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Seen { connected, received, ended, sent, failed, closed } = self;
+        let Seen { connected, received, ended, sent, failed, closed, released } = self;
         let (received, sent) = (received.len(), sent.len());
         write!(f, "connected {connected}, {received} octets received, ended {ended}, ")?;
-        write!(f, "{sent} sends done, failed {failed:?}, closed {closed}")
+        write!(f, "{sent} sends done, failed {failed:?}, closed {closed}, released {released}")
     }
 }
 
@@ -242,9 +243,11 @@ impl<L: Lab> Bench<L> {
         | Event::Sent { conn, .. }
         | Event::Failed { conn, .. }
         | Event::Closed { conn }
+        | Event::Released { conn }
         | Event::Connected { conn } = &event
         {
             assert!(!self.of_conn(*conn).closed, "an event after Closed: {event:?}");
+            assert!(!self.of_conn(*conn).released, "an event after Released: {event:?}");
         }
         match event {
             Event::Accepted { listener, conn, .. } => {
@@ -269,6 +272,7 @@ impl<L: Lab> Bench<L> {
                 self.of_conn(conn).failed.push(op);
             }
             Event::Closed { conn } => self.of_conn(conn).closed = true,
+            Event::Released { conn } => self.of_conn(conn).released = true,
             Event::Woken => self.woken += 1,
         }
     }

@@ -21,13 +21,14 @@ use crate::channel::Channel;
 use crate::config::{Config, Live};
 use crate::gate::{Apps, Notice, Plane};
 use crate::host::{self, Host};
-use crate::limits::Limits;
+use crate::limits::{EVENTS_MAX, Limits};
 use crate::membership::{Membership, MembershipError};
 use crate::metrics::Metrics;
 use crate::records::{Record, Records, replace_file};
 use crate::reports::Hub;
 use crate::supervise::spawner::Spawner;
 use crate::supervise::{Board, Changes, Counters, Dirs, PlaneRef, Shared, leftovers, ports};
+use crate::talk::Talk;
 
 const PRELOAD: &str = include_str!("preload.ts");
 /// Octets of a unix socket's path, with its closing zero (unix(7)).
@@ -67,6 +68,7 @@ fn at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
 #[derive(Debug)]
 pub struct Agent {
     config: Config,
+    state_dir: PathBuf,
     live: Arc<Live>,
     limits: Limits,
     dirs: Dirs,
@@ -119,6 +121,7 @@ impl Agent {
         let live = Arc::new(Live::new(config.apps.clone()));
         Ok(Self {
             config,
+            state_dir: dir,
             live,
             limits,
             dirs,
@@ -168,6 +171,7 @@ impl Agent {
         let plane = PlaneRef(plane);
         let counters = Counters::default();
         counters.leftovers_killed.add(self.leftovers_killed as u64);
+        let (events, told) = mpsc::channel(EVENTS_MAX);
         let shared = Arc::new(Shared {
             config: Arc::clone(&self.live),
             limits: self.limits,
@@ -183,6 +187,7 @@ impl Agent {
             ports: ports::Ports::default(),
             counters,
             instances: AtomicU64::new(first_instance(SystemTime::now())),
+            events,
         });
         shared.board.publish_all();
         let host = Host::start(shared, self.known);
@@ -199,6 +204,8 @@ impl Agent {
             .membership
             .clone()
             .map(|membership| Channel::new(membership, Arc::clone(&host), facts.clone(), self.config.zone.clone()));
+        let talk = channel.as_ref().map(|_| Talk::new(&self.state_dir, Arc::clone(&host), self.config.faults));
+        let telling = talk.clone().map(|talk| tokio::spawn(async move { talk.tell(told).await }));
         let keeping = self.membership.clone().map(|membership| tokio::spawn(async move { membership.keep().await }));
         let api = Api {
             host: Arc::clone(&host),
@@ -208,6 +215,7 @@ impl Agent {
             reports: Arc::clone(&hub),
             membership: self.membership,
             channel: channel.clone(),
+            talk,
             refused: listener.refused(),
         };
         let (end_api, api_ends) = oneshot::channel::<()>();
@@ -252,8 +260,8 @@ impl Agent {
         heeding.abort();
         reporting.abort();
         // Before the applications: nothing may be placed while they are stopped.
-        if let Some(connected) = connected {
-            connected.abort();
+        for task in [connected, telling].into_iter().flatten() {
+            task.abort();
         }
         let _ = end_api.send(());
         if ended.is_ok() {

@@ -17,6 +17,7 @@ use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 use serde_json::json;
 use steady_cluster::Role as MemberRole;
+use steady_cluster::channel::{pipe::pipe, talk};
 use steady_cluster::listen::{Peer, Refused};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::oneshot;
@@ -32,6 +33,7 @@ use crate::reports::Hub;
 use crate::supervise::actor::{AppHandle, Drained, Place, Refusal, StartFailure};
 use crate::supervise::status::Status;
 use crate::supervise::text_of;
+use crate::talk::Talk;
 
 const LINES_DEFAULT: usize = 100;
 /// A drain without `deadline_ms` gets the configured one; one with it is held to an hour.
@@ -47,6 +49,7 @@ pub struct Api {
     pub reports: Arc<Hub>,
     pub membership: Option<Arc<Membership>>,
     pub channel: Option<Arc<Channel>>,
+    pub talk: Option<Arc<Talk>>,
     /// Connections that the control port did not let in.
     pub refused: Arc<Refused>,
 }
@@ -92,6 +95,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/host", get(host))
         .route("/v1/apps", get(apps))
         .route("/v1/reports", get(reports))
+        .route(talk::PATH, post(talk_stream))
         .route("/v1/apps/{name}", get(app).put(place).delete(remove))
         .route("/v1/apps/{name}/drain", post(drain))
         .route("/v1/apps/{name}/restart", post(restart))
@@ -143,12 +147,7 @@ impl IntoResponse for Problem {
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
-        let status = match &refusal {
-            Refusal::Conflict(_) => StatusCode::CONFLICT,
-            Refusal::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Refusal::Unknown(_) => StatusCode::NOT_FOUND,
-            Refusal::Broken(_) => StatusCode::SERVICE_UNAVAILABLE,
-        };
+        let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Problem::new(status, refusal.to_string())
     }
 }
@@ -424,6 +423,32 @@ async fn reports(State(api): State<Arc<Api>>) -> Response {
     });
     let headers = [(header::CONTENT_TYPE, "application/vnd.steady.reports"), (header::CACHE_CONTROL, "no-store")];
     (headers, Body::from_stream(reports)).into_response()
+}
+
+// The message stream.
+
+/// Its octets, both ways, for the edge at the other end of a channel.
+async fn talk_stream(
+    State(api): State<Arc<Api>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    body: Body,
+) -> Result<Body, Problem> {
+    let edge = peer.member.filter(|member| member.role() == MemberRole::Edge);
+    let (Some(edge), Some(talk)) = (edge, api.talk.clone()) else {
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "the message stream is for the edge that this host registered at",
+        ));
+    };
+    let (writing, answer) = pipe();
+    let connection = writing.and(body.into_data_stream());
+    tokio::spawn(async move {
+        match talk.attach(edge.name(), connection).await {
+            Ok(ended) => tracing::debug!(%edge, ?ended, "a connection of the message stream has ended"),
+            Err(error) => tracing::error!(%edge, %error, "the message stream cannot be opened"),
+        }
+    });
+    Ok(answer)
 }
 
 // Logs.

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use steady_cluster::channel::dial::{DialError, dial, register};
-use steady_cluster::channel::{Capacity, Claim, Hold, Registration, VERSION};
+use steady_cluster::channel::{Claim, Hold, Registration, VERSION};
 use steady_cluster::tls;
 
 use crate::agent::first_instance;
-use crate::api::{Facts, memory_bytes};
+use crate::api::Facts;
 use crate::gate::Role;
 use crate::host::Host;
 use crate::membership::{Credentials, Membership};
@@ -123,8 +123,6 @@ impl Channel {
     /// Everything that an edge has to know of this host, now.
     fn registration(&self) -> Registration {
         let shared = &self.host.shared;
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u64;
-        let apps_max = shared.config.get().apps_max as u64;
         let known = self.host.all();
         Registration {
             channel: VERSION,
@@ -134,7 +132,7 @@ impl Channel {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             data: self.facts.addr.clone(),
             control: self.facts.control.clone(),
-            capacity: Capacity { apps_max, cpus, memory_bytes: memory_bytes() },
+            capacity: self.host.capacity(),
             apps: known.iter().filter_map(|handle| claim(&handle.status.borrow())).collect(),
         }
     }

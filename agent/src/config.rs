@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use steady_cluster::{Member, Role};
 use steady_ring::Addr;
+use steady_stream::Faults;
 
 mod reload;
 
@@ -50,6 +51,8 @@ pub struct Config {
     pub join: Option<JoinConfig>,
     /// Where this host stands, as edges show it; empty: not said.
     pub zone: String,
+    /// Frames of the message stream to lose on purpose.
+    pub faults: Faults,
     pub apps: AppsConfig,
     pub bundles: BundleLimits,
     pub log: LogConfig,
@@ -214,6 +217,7 @@ fn read(table: toml::Table, faults: &mut Vec<Fault>) -> Option<Config> {
     let apps = reader.section("apps", read_apps);
     let bundles = reader.section("bundles", read_bundles);
     let log = reader.section("log", read_log);
+    let faults = reader.section("faults", read_faults);
     reader.finish();
     let state_dir = state_dir?;
     let token_file = token_file.unwrap_or_else(|| state_dir.join("token"));
@@ -226,6 +230,7 @@ fn read(table: toml::Table, faults: &mut Vec<Fault>) -> Option<Config> {
         control_addr: control_addr?,
         token_file,
         zone,
+        faults,
         join: join.map(|(edges, file)| JoinConfig {
             edges,
             token_file: file.unwrap_or_else(|| state_dir.join("join-token")),
@@ -285,6 +290,15 @@ fn read_bundles(bundles: &mut Reader<'_>) -> BundleLimits {
         bytes_max: bundles.size("bytes_max").unwrap_or(default.bytes_max),
         unpacked_bytes_max: bundles.size("unpacked_bytes_max").unwrap_or(default.unpacked_bytes_max),
         files_max: bundles.number("files_max", 1, u64::from(u32::MAX)).unwrap_or(default.files_max),
+    }
+}
+
+fn read_faults(faults: &mut Reader<'_>) -> Faults {
+    let one_in = |count: Option<u64>| count.map_or(0, |count| count as u32);
+    Faults {
+        lose_sent_one_in: one_in(faults.number("lose_sent_one_in", 2, 1_000_000)),
+        lose_received_one_in: one_in(faults.number("lose_received_one_in", 2, 1_000_000)),
+        seed: faults.number("seed", 0, i64::MAX as u64).unwrap_or(0),
     }
 }
 

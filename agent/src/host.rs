@@ -5,8 +5,11 @@ use std::time::{Duration, SystemTime};
 
 use dashmap::DashMap;
 use futures_util::future::join_all;
+use steady_cluster::channel::Capacity;
+use steady_cluster::channel::talk::Event;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::api::memory_bytes;
 use crate::config::AppsConfig;
 use crate::gate::Generation;
 use crate::gate::{App, Apps, Notice, Process};
@@ -100,6 +103,29 @@ impl Host {
         Ok(handle)
     }
 
+    /// As [`Host::place`], and returns as soon as the application's actor has it in its queue.
+    pub async fn begin_place(
+        &self,
+        name: &str,
+        place: Place,
+        ready: Option<Waiter>,
+    ) -> Result<oneshot::Receiver<Result<(), Refusal>>, Refusal> {
+        let handle = self.find_or_make(name)?;
+        hand_over(&handle, |reply| Command::Place { place, ready, reply }).await
+    }
+
+    /// As [`Host::drain`], and returns as soon as the application's actor has it in its queue.
+    pub async fn begin_drain(
+        &self,
+        name: &str,
+        generation: Generation,
+        deadline: Duration,
+        forget: bool,
+    ) -> Result<oneshot::Receiver<Result<Drained, Refusal>>, Refusal> {
+        let handle = self.find_or_make(name)?;
+        hand_over(&handle, |reply| Command::Drain { generation, deadline, forget, reply }).await
+    }
+
     /// Also for an application that is not known here: its generation is remembered.
     pub async fn drain(
         &self,
@@ -117,6 +143,13 @@ impl Host {
         let handle = self.find(name).ok_or_else(unknown)?;
         ask(&handle, |reply| Command::Restart { ready, reply }).await?;
         Ok(handle)
+    }
+
+    /// What this host can carry.
+    pub fn capacity(&self) -> Capacity {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+        let apps_max = self.shared.config.get().apps_max as u64;
+        Capacity { apps_max, cpus, memory_bytes: memory_bytes() }
     }
 
     /// Passes on what the workers tell, until they are gone.
@@ -142,6 +175,7 @@ impl Host {
     pub async fn follow_config(&self) {
         loop {
             self.shared.config.changed().await;
+            self.shared.tell(Event::Capacity(self.capacity()));
             for handle in self.all() {
                 // An actor that has ended has nothing to publish.
                 let _ = handle.commands.send(Command::Publish).await;
@@ -179,8 +213,18 @@ async fn ask<T>(
     handle: &AppHandle,
     command: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Command,
 ) -> Result<T, Refusal> {
-    let ending = || Refusal::Broken("the agent is stopping".to_owned());
+    hand_over(handle, command).await?.await.map_err(|_| ending())?
+}
+
+async fn hand_over<T>(
+    handle: &AppHandle,
+    command: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Command,
+) -> Result<oneshot::Receiver<Result<T, Refusal>>, Refusal> {
     let (reply, answer) = oneshot::channel();
     handle.commands.send(command(reply)).await.map_err(|_| ending())?;
-    answer.await.map_err(|_| ending())?
+    Ok(answer)
+}
+
+fn ending() -> Refusal {
+    Refusal::Broken("the agent is stopping".to_owned())
 }

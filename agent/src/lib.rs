@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod records;
 pub mod reports;
 pub mod supervise;
+pub mod talk;
 pub mod toml_read;
 pub mod usage;
 

@@ -77,6 +77,20 @@ fn record_channel(api: &Api) {
     describe_counter!(dialled, "Channels to edges that were opened, or could not be");
     counter!(dialled, "outcome" => "opened").absolute(opened);
     counter!(dialled, "outcome" => "failed").absolute(failed);
+    let orders = "steady_agent_orders_total";
+    describe_counter!(orders, "Orders taken from the edge since its log began, over restarts");
+    counter!(orders).absolute(api.talk.as_ref().map_or(0, |talk| talk.orders()));
+    let Some(standing) = api.talk.as_ref().and_then(|talk| talk.standing()) else { return };
+    for (name, help, value) in steady_stream::io::gauges(&standing) {
+        let name = format!("steady_agent_stream_{name}");
+        describe_gauge!(name.clone(), help);
+        gauge!(name).set(value);
+    }
+    for (name, help, value) in steady_stream::io::counters(&standing) {
+        let name = format!("steady_agent_stream_{name}_total");
+        describe_counter!(name.clone(), help);
+        counter!(name).absolute(value);
+    }
 }
 
 fn record_counters(counters: &Counters) {
@@ -96,6 +110,7 @@ fn record_counters(counters: &Counters) {
         ("bundles_refused", "Bundles refused", &counters.bundles_refused),
         ("bundles_collected", "Unused bundles removed", &counters.bundles_collected),
         ("api_refused", "Calls without the right token", &counters.api_refused),
+        ("events_lost", "Events that no edge was told, because too many waited", &counters.events_lost),
     ];
     for (name, help, count) in told {
         let name = format!("steady_agent_{name}_total");

@@ -25,6 +25,13 @@ pub const STORE_QUEUE: usize = 256;
 /// Rows of history that are kept; `GET /v1/routes` shows the last [`HISTORY_SHOWN`].
 pub const HISTORY_ROWS: u64 = 10_000;
 pub const HISTORY_SHOWN: usize = 100;
+/// Events of hosts that are kept, of all hosts together: with a crash's last output 4 KiB each at most.
+pub const EVENT_ROWS: u64 = 10_000;
+/// What `GET /v1/events` shows unless it is told otherwise, and at most.
+pub const EVENTS_SHOWN: usize = 100;
+pub const EVENTS_SHOWN_MOST: usize = 10_000;
+/// A host without a channel for so long is not waited for: a step that its order belongs to is tried again.
+pub const ORDER_PATIENCE: Duration = Duration::from_secs(5);
 /// Finished workflows that are kept, for people.
 pub const WORKFLOW_ROWS: u64 = 1_000;
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use steady_proxy::sample::{Kind as SampleKind, Samples};
+use steady_stream::io::Standing;
 
 use crate::edge::Edge;
 use crate::reports::series::Part;
@@ -198,6 +199,15 @@ impl Metrics {
                 }
             });
         }
+        for (host, standing) in &now.streams {
+            let labels = [("host", host.as_str())];
+            for (name, help, value) in steady_stream::io::gauges(standing) {
+                gauge(r, &format!("stream_{name}"), help, &labels).set(value);
+            }
+            for (name, help, value) in steady_stream::io::counters(standing) {
+                counter(r, &format!("stream_{name}_total"), help, &labels).absolute(value);
+            }
+        }
         if let Some(latency) = &now.latency {
             latency.record(r);
         }
@@ -215,6 +225,8 @@ pub struct Now {
     /// Replaced by this one, and not yet done.
     pub old_processes: usize,
     pub hosts: Vec<HostState>,
+    /// The message streams, by host.
+    pub streams: Vec<(String, Standing)>,
     /// `None`: the control side is not there yet.
     pub latency: Option<LatencyNow>,
 }

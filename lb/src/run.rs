@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::agents::health::{HostEvent, Pace, watch as watch_host};
+use crate::agents::orders::Streams;
 use crate::agents::{HostHandle, Hosts};
 use crate::api::{Api, Token, TokenError, router};
 use crate::bundles::{BundleError, Bundles};
@@ -229,6 +230,12 @@ async fn hold_and_serve(
                 settings: config.settings(),
             };
             let (events_in, events) = mpsc::channel(64);
+            let streams = Streams {
+                dir: state.path("stream"),
+                edge: config.cluster.name.clone(),
+                store: Arc::clone(&store),
+                faults: config.faults,
+            };
             let control = Control::start(dir, initial, first, store, Arc::clone(&plane), Arc::clone(&metrics));
             let edge = Arc::new(Edge {
                 facts,
@@ -236,7 +243,7 @@ async fn hold_and_serve(
                 clock,
                 config: ArcSwap::from_pointee(config.clone()),
                 control,
-                hosts: Arc::new(Hosts::new(cluster.private_client())),
+                hosts: Arc::new(Hosts::new(cluster.private_client(), streams)),
                 bundles,
                 workflows: Tracker::default(),
                 metrics,

@@ -5,13 +5,23 @@ mod support;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::State;
+use axum::http::Request;
+use axum::routing::post;
 use serde_json::{Value, json};
 use steady_cluster::channel::dial::{DialError, dial, register};
+use steady_cluster::channel::pipe::pipe;
+use steady_cluster::channel::talk::{self, Event, MODE, Order, Outcome, What};
 use steady_cluster::channel::{Capacity, Claim, Registration, VERSION};
 use steady_cluster::join::join;
-use steady_cluster::{Identity, JoinToken, Member, Request, Role, tls};
+use steady_cluster::{Identity, JoinToken, Member, Role, tls};
 use steady_lb::snapshot::HostState;
+use steady_stream::io::{Lane, Link, Names};
+use steady_stream::{App, MemoryInbox, Mode};
 use support::*;
+use tower::ServiceExt as _;
 
 async fn begun() -> (tempfile::TempDir, Arc<World>, Life) {
     let world = World::new(false);
@@ -25,7 +35,7 @@ async fn joined(life: &Life, name: &str) -> Identity {
     assert_eq!(status, 201, "{made}");
     let token: JoinToken = made["token"].as_str().unwrap().parse().unwrap();
     let member = Member::new(Role::Host, name).unwrap();
-    join(life.addr, &token, &member, &Request::new().unwrap()).await.unwrap().0
+    join(life.addr, &token, &member, &steady_cluster::Request::new().unwrap()).await.unwrap().0
 }
 
 fn registration(agent: &Agent) -> Registration {
@@ -51,8 +61,67 @@ async fn connect(
 ) -> Result<tokio::task::JoinHandle<String>, DialError> {
     let dialled = dial(edges, &tls::private_client(identity).unwrap()).await?;
     let channel = register(dialled, wants).await?;
-    let router = agent_router(Arc::clone(agent));
+    let talk = Talk::open(agent).await;
+    let router = agent_router(Arc::clone(agent)).route(talk::PATH, post(stream).with_state(talk));
     Ok(tokio::spawn(channel.serve(router)))
+}
+
+/// The host's end of the message stream: each order is one call of the fake agent's API.
+#[derive(Clone)]
+struct Talk {
+    link: Link,
+    _dir: Arc<tempfile::TempDir>,
+}
+
+impl Talk {
+    async fn open(agent: &Arc<Agent>) -> Talk {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let (taken, mut orders) = tokio::sync::mpsc::unbounded_channel::<Order>();
+        let inbox = MemoryInbox::new(move |_, message| {
+            taken.send(serde_json::from_slice(&message.body).unwrap()).ok();
+            Bytes::new()
+        });
+        let names = Names { local: agent.name.clone(), peer: "edge".into() };
+        let (link, _events) = Link::open(names, dir.path(), vec![Lane::new(Mode(MODE), inbox)]).await.unwrap();
+        let (sender, router) = (link.sender(Mode(MODE)), agent_router(Arc::clone(agent)));
+        tokio::spawn(async move {
+            while let Some(order) = orders.recv().await {
+                let outcome = carry_out(router.clone(), order).await;
+                let event = serde_json::to_vec(&Event::Outcome(outcome)).unwrap();
+                let Ok(_) = sender.send(App(0), event).await else { return };
+            }
+        });
+        Talk { link, _dir: dir }
+    }
+}
+
+async fn stream(State(talk): State<Talk>, body: Body) -> Body {
+    let (writing, answer) = pipe();
+    tokio::spawn(async move { talk.link.attach(writing.and(body.into_data_stream())).await });
+    answer
+}
+
+async fn carry_out(router: Router, order: Order) -> Outcome {
+    let Order { id, app, generation, what } = order;
+    let request = match what {
+        What::Place { role, version, digest, wait_ms } => {
+            let wait = wait_ms.map_or(String::new(), |ms| format!("?wait={ms}ms"));
+            let body = json!({"generation": generation, "role": role, "version": version, "digest": digest});
+            let request = Request::put(format!("/v1/apps/{app}{wait}")).header("content-type", "application/json");
+            request.body(Body::from(body.to_string()))
+        }
+        What::Drain { within_ms } => {
+            let body = json!({"generation": generation, "deadline_ms": within_ms});
+            let request = Request::post(format!("/v1/apps/{app}/drain")).header("content-type", "application/json");
+            request.body(Body::from(body.to_string()))
+        }
+        What::Forget => Request::delete(format!("/v1/apps/{app}?generation={generation}")).body(Body::empty()),
+    };
+    let answer = router.oneshot(request.unwrap()).await.unwrap();
+    let status = answer.status().as_u16();
+    let said: Value = serde_json::from_slice(&to_bytes(answer.into_body(), 1 << 20).await.unwrap()).unwrap_or_default();
+    let detail = said["detail"].as_str().unwrap_or_default().to_owned();
+    Outcome { id, status, detail, cut: said["cut"].as_u64().unwrap_or(0), ..Outcome::default() }
 }
 
 /// An agent whose control port nobody can reach.

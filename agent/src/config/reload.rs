@@ -51,6 +51,7 @@ impl Config {
         note_restart! {
             "name" => name;
             "zone" => zone;
+            "faults" => faults;
             "state_dir" => state_dir;
             "workers" => workers;
             "io" => io;

@@ -58,6 +58,18 @@ pub enum Refusal {
     Broken(String),
 }
 
+impl Refusal {
+    /// As HTTP has it.
+    pub fn status(&self) -> u16 {
+        match self {
+            Refusal::Conflict(_) => 409,
+            Refusal::Invalid(_) => 422,
+            Refusal::Unknown(_) => 404,
+            Refusal::Broken(_) => 503,
+        }
+    }
+}
+
 /// Why a start that somebody waits for came to nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartFailure {

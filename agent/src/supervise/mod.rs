@@ -9,9 +9,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use steady_cluster::channel::talk::Event;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 use crate::bundle::Bundles;
 use crate::config::Live;
@@ -60,9 +61,19 @@ pub struct Shared {
     pub ports: ports::Ports,
     pub counters: Counters,
     pub instances: AtomicU64,
+    /// What edges are told; see [`Shared::tell`].
+    pub events: mpsc::Sender<Event>,
 }
 
 impl Shared {
+    /// Has an edge told. Past [`EVENTS_MAX`](crate::limits::EVENTS_MAX) that wait it is counted and lost: no application waits for a disk.
+    pub fn tell(&self, event: Event) {
+        // A host that belongs to no cluster has nobody to tell.
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.events.try_send(event) {
+            self.counters.events_lost.add(1);
+        }
+    }
+
     fn next_instance(&self) -> u64 {
         self.instances.fetch_add(1, Ordering::Relaxed)
     }
@@ -167,6 +178,7 @@ pub struct Counters {
     pub bundles_refused: Counter,
     pub bundles_collected: Counter,
     pub api_refused: Counter,
+    pub events_lost: Counter,
 }
 
 /// A time as the API and the logs write it.

@@ -12,12 +12,18 @@ use steady_cluster::channel::Registration;
 use steady_cluster::channel::accept::Calls;
 use tokio::sync::watch;
 
+use super::orders::Orders;
+
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Slot {
+    /// What must not be lost.
+    pub orders: Orders,
     open: watch::Sender<Option<Arc<Open>>>,
     heard: Mutex<Option<Instant>>,
     numbers: AtomicU64,
+    /// Of the agent that registered last; 0: none.
+    start: AtomicU64,
 }
 
 /// A channel that is open.
@@ -32,6 +38,16 @@ pub struct Open {
 }
 
 impl Slot {
+    pub fn new(orders: Orders) -> Slot {
+        Slot {
+            orders,
+            open: watch::Sender::new(None),
+            heard: Mutex::new(None),
+            numbers: AtomicU64::new(0),
+            start: AtomicU64::new(0),
+        }
+    }
+
     /// What is open now, and whenever that changes.
     pub fn subscribe(&self) -> watch::Receiver<Option<Arc<Open>>> {
         self.open.subscribe()
@@ -50,6 +66,11 @@ impl Slot {
 
     /// A host has registered: its channel takes the place of whatever was open. Its number.
     pub fn attach(&self, calls: Calls, peer: SocketAddr, registration: Registration) -> u64 {
+        let before = self.start.swap(registration.start, Ordering::Relaxed);
+        if before != registration.start {
+            self.orders.agent_restarted();
+        }
+        self.orders.registered(registration.capacity);
         let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
         let since = Instant::now();
         self.hear(since);
@@ -72,6 +93,18 @@ impl Slot {
     /// Ends whatever is open.
     pub fn close(&self) {
         self.open.send_replace(None);
+    }
+
+    /// Returns when nothing has been open for so long.
+    pub async fn closed_for(&self, time: Duration) {
+        let mut open = self.subscribe();
+        loop {
+            // The sender is ours.
+            let _ = open.wait_for(Option::is_none).await;
+            if tokio::time::timeout(time, open.wait_for(Option::is_some)).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// The host gave a sign of life.

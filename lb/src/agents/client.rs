@@ -18,13 +18,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use steady_cluster::Member;
 use steady_cluster::channel::Registration;
+use steady_cluster::channel::talk::{Outcome, What};
 pub use steady_cluster::channel::{Claim as AppStatus, Hold as Role};
 use steady_cluster::connect::{Configs, Connector};
 use steady_table::AppName;
 use tokio_util::io::ReaderStream;
 
 use super::channel::Slot;
-use crate::limits::{AGENT_ANSWER, AGENT_ANSWER_BYTES, AGENT_CONNECT, AGENT_GRACE, AGENT_READY_WAIT, AGENT_UPLOAD};
+use super::orders::NoOutcome;
+use crate::limits::{
+    AGENT_ANSWER, AGENT_ANSWER_BYTES, AGENT_CONNECT, AGENT_GRACE, AGENT_READY_WAIT, AGENT_UPLOAD, ORDER_PATIENCE,
+};
 
 /// Connections to one agent that are kept while nothing is asked, and for how long.
 const IDLE_CONNECTIONS: usize = 4;
@@ -217,19 +221,33 @@ impl AgentClient {
     }
 
     /// `PUT /v1/apps/NAME`: what the host is to the application from now on. With `wait`, answers once it is ready.
-    pub async fn put_app(&self, app: &AppName, placement: &Placement, wait: bool) -> Result<Value, AgentError> {
+    pub async fn put_app(&self, app: &AppName, placement: &Placement, wait: bool) -> Result<(), AgentError> {
+        if let Way::Channel(slot) = &self.inner.way {
+            let Placement { generation, role, version, digest } = placement.clone();
+            let wait_ms = wait.then_some(AGENT_READY_WAIT.as_millis() as u64);
+            let deadline = if wait { AGENT_READY_WAIT + AGENT_GRACE } else { AGENT_ANSWER };
+            let what = What::Place { role, version, digest, wait_ms };
+            return self.order(slot, app, generation, what, deadline).await.map(drop);
+        }
         let (query, deadline) = match wait {
             true => (format!("?wait={}s", AGENT_READY_WAIT.as_secs()), AGENT_READY_WAIT + AGENT_GRACE),
             false => (String::new(), AGENT_ANSWER),
         };
-        self.json(Method::PUT, &format!("/v1/apps/{app}{query}"), Some(json!(placement)), deadline).await
+        let path = format!("/v1/apps/{app}{query}");
+        self.json::<Value>(Method::PUT, &path, Some(json!(placement)), deadline).await.map(drop)
     }
 
     /// `POST /v1/apps/NAME/drain`: answers when it is drained and its process has stopped.
     pub async fn drain(&self, app: &AppName, generation: u64, within: Duration) -> Result<Drained, AgentError> {
-        let body = json!({"generation": generation, "deadline_ms": within.as_millis() as u64});
+        let within_ms = within.as_millis() as u64;
         // Cut at `within`; then the process gets its time to stop.
         let deadline = within + AGENT_ANSWER + AGENT_GRACE;
+        if let Way::Channel(slot) = &self.inner.way {
+            let Outcome { cut, ms, .. } =
+                self.order(slot, app, generation, What::Drain { within_ms }, deadline).await?;
+            return Ok(Drained { cut, ms });
+        }
+        let body = json!({"generation": generation, "deadline_ms": within_ms});
         self.json(Method::POST, &format!("/v1/apps/{app}/drain"), Some(body), deadline).await
     }
 
@@ -237,10 +255,42 @@ impl AgentClient {
     pub async fn delete(&self, app: &AppName, generation: u64) -> Result<(), AgentError> {
         let path = format!("/v1/apps/{app}?generation={generation}");
         let deadline = AGENT_READY_WAIT + AGENT_GRACE;
+        if let Way::Channel(slot) = &self.inner.way {
+            return self.order(slot, app, generation, What::Forget, deadline).await.map(drop);
+        }
         let answer = self.send(Method::DELETE, &path, Body::empty(), None, deadline).await?;
         match answer.status() {
             status if status.is_success() || status == StatusCode::NOT_FOUND => Ok(()),
             _ => Err(self.refusal(answer).await),
+        }
+    }
+
+    /// Has a registered host do something, by the message stream.
+    async fn order(
+        &self,
+        slot: &Slot,
+        app: &AppName,
+        generation: u64,
+        what: What,
+        deadline: Duration,
+    ) -> Result<Outcome, AgentError> {
+        let hopeless = async {
+            slot.closed_for(ORDER_PATIENCE).await;
+            format!("the host has not been connected for {} s", ORDER_PATIENCE.as_secs())
+        };
+        let outcome = slot.orders.order(app.as_str(), generation, what, deadline, hopeless).await;
+        let outcome = outcome.map_err(|error| match error {
+            NoOutcome::Unsent(why) => self.unreachable(why),
+            NoOutcome::InDoubt(why) => self.no_answer(why),
+        })?;
+        let detail = match outcome.output.as_deref() {
+            Some(output) if !output.is_empty() => format!("{}\n{output}", outcome.detail),
+            _ => outcome.detail.clone(),
+        };
+        match outcome.status {
+            200..300 => Ok(outcome),
+            409 => Err(AgentError::Stale { detail }),
+            status => Err(AgentError::Rejected { status, detail }),
         }
     }
 

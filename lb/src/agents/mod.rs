@@ -3,6 +3,7 @@
 pub mod channel;
 pub mod client;
 pub mod health;
+pub mod orders;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -11,21 +12,24 @@ use std::time::{Duration, Instant};
 use dashmap::DashMap;
 use steady_cluster::connect::Configs;
 use steady_cluster::{Member, Role};
+use steady_stream::io::Standing;
 use steady_table::AppName;
 
 use crate::snapshot::HostState;
 use crate::store::HostRecord;
 use channel::Slot;
 use client::{AgentClient, HostInfo};
+use orders::{Orders, Streams};
 
 /// Every host that the store knows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Hosts {
     by_name: DashMap<String, Arc<HostHandle>>,
     /// The channels of hosts that register.
     slots: DashMap<String, Arc<Slot>>,
-    /// How hosts that joined are reached; `None`: there is no cluster.
-    tls: Option<Configs>,
+    /// How hosts that joined are reached.
+    tls: Configs,
+    streams: Streams,
 }
 
 /// One host: how to talk to its agent, and what the health check last found.
@@ -65,21 +69,27 @@ impl HostHandle {
     }
 
     /// One that is reached at its address. `tls`: what an edge shows to hosts that joined.
-    fn dialled(record: HostRecord, tls: Option<&Configs>) -> Result<HostHandle, BadControl> {
+    fn dialled(record: HostRecord, tls: &Configs) -> Result<HostHandle, BadControl> {
         let addr: SocketAddr = record
             .control
             .parse()
             .map_err(|_| BadControl { host: record.name.clone(), control: record.control.clone() })?;
-        let client = match (&*record.token_file, tls) {
-            ("", Some(tls)) => {
+        let client = match &*record.token_file {
+            "" => {
                 let member = Member::new(Role::Host, &record.name);
                 let member =
                     member.map_err(|_| BadControl { host: record.name.clone(), control: record.control.clone() })?;
                 AgentClient::of_member(addr, &member, tls.clone())
             }
-            (file, _) => AgentClient::new(addr, file),
+            file => AgentClient::new(addr, file),
         };
         Ok(HostHandle { record, client, slot: None, live: Mutex::new(Live::unknown()) })
+    }
+
+    /// How many applications it can carry, as far as it said.
+    pub fn apps_max(&self) -> u64 {
+        let said = self.slot.as_ref().and_then(|slot| slot.orders.capacity()).map_or(0, |capacity| capacity.apps_max);
+        if said == 0 { u64::MAX } else { said }
     }
 
     pub fn live(&self) -> Live {
@@ -103,9 +113,9 @@ impl Live {
 }
 
 impl Hosts {
-    /// None yet; those that join are reached with these.
-    pub fn new(tls: Configs) -> Hosts {
-        Hosts { tls: Some(tls), ..Hosts::default() }
+    /// None yet; those that join are reached with `tls`, those that register over `streams` too.
+    pub fn new(tls: Configs, streams: Streams) -> Hosts {
+        Hosts { by_name: DashMap::new(), slots: DashMap::new(), tls, streams }
     }
 
     pub fn find(&self, name: &str) -> Option<Arc<HostHandle>> {
@@ -135,7 +145,7 @@ impl Hosts {
         } else {
             // Nobody uses its channel any more.
             self.slots.remove(&record.name).inspect(|(_, slot)| slot.close());
-            HostHandle::dialled(record, self.tls.as_ref())?
+            HostHandle::dialled(record, &self.tls)?
         });
         self.by_name.insert(handle.record.name.clone(), Arc::clone(&handle));
         Ok(Some(handle))
@@ -146,9 +156,17 @@ impl Hosts {
         self.slots.remove(name).inspect(|(_, slot)| slot.close());
     }
 
+    /// How the streams with hosts that registered stand, by host.
+    pub fn standings(&self) -> Vec<(String, Standing)> {
+        let standing =
+            |host: &Arc<HostHandle>| Some((host.record.name.clone(), host.slot.as_ref()?.orders.standing()?));
+        self.all().iter().filter_map(standing).collect()
+    }
+
     /// The channel of a host that registers, or may.
     pub fn slot(&self, name: &str) -> Arc<Slot> {
-        Arc::clone(&self.slots.entry(name.to_owned()).or_default())
+        let new = || Arc::new(Slot::new(Orders::new(name, self.streams.clone())));
+        Arc::clone(&self.slots.entry(name.to_owned()).or_insert_with(new))
     }
 
     /// Whether this handle is still the one of its host.

@@ -128,13 +128,25 @@ async fn carry(slot: Arc<Slot>, on: OnUpgrade, peer: SocketAddr, registration: R
         Ok(accepted) => accepted,
         Err(error) => return tracing::info!(host, %error, "its channel did not come about"),
     };
-    let number = slot.attach(calls, peer, registration);
+    let number = slot.attach(calls.clone(), peer, registration);
+    let stream = tokio::spawn({
+        let (slot, host) = (Arc::clone(&slot), host.clone());
+        async move {
+            match slot.orders.attach(calls).await {
+                Ok(ended) => tracing::debug!(host, ended, "a connection of its message stream has ended"),
+                Err(error) => tracing::error!(host, error, "its message stream cannot be used"),
+            }
+            // Without it the host takes no orders: it shall try again.
+            slot.detach(number);
+        }
+    });
     let begun = Instant::now();
     tracing::info!(host, %peer, "its channel is open");
     let why = tokio::select! {
         ended = connection => ended.map_or_else(|error| error.to_string(), |()| "the host closed it".to_owned()),
         () = slot.replaced(number) => "another took its place".to_owned(),
     };
+    stream.abort();
     drop(grip);
     slot.detach(number);
     tracing::info!(host, why, after = ?begun.elapsed(), "its channel has ended");

@@ -42,7 +42,7 @@ fn render(host: &HostHandle, counts: &HashMap<String, u64>) -> Value {
         "connected_ms": open.as_ref().map(|open| open.since.elapsed().as_millis() as u64),
         "from": open.as_ref().map(|open| open.peer),
         "zone": said.map(|said| &*said.zone),
-        "capacity": said.map(|said| said.capacity),
+        "capacity": open.as_ref().and_then(|_| host.slot.as_ref()?.orders.capacity()),
     })
 }
 

@@ -5,6 +5,7 @@
 
 mod apps;
 mod channel;
+mod events;
 mod exchanges;
 mod hosts;
 mod join;
@@ -163,6 +164,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/apps/{name}/logs", get(apps::logs))
         .route("/v1/apps/{name}/latency", get(latency::app))
         .route("/v1/latency", get(latency::all))
+        .route("/v1/events", get(events::list))
         .route("/v1/hosts", get(hosts::list))
         .route("/v1/hosts/{host}", get(hosts::show).delete(hosts::remove))
         .route("/v1/hosts/{host}/{*rest}", any(hosts::forward))
@@ -229,12 +231,21 @@ async fn metrics(State(api): State<Arc<Api>>) -> Response {
             workflows_open: edge.workflows.open(),
             old_processes,
             hosts: edge.hosts.all().iter().map(|host| host.state()).collect(),
+            streams: edge.hosts.standings(),
             latency: Some(LatencyNow::of(edge)),
         },
         None => {
             let apps = api.first.load().as_ref().map_or(0, |first| first.snapshot.routes.app_count());
             let uptime = api.begun.elapsed();
-            Now { uptime, apps, workflows_open: 0, old_processes, hosts: Vec::new(), latency: None }
+            Now {
+                uptime,
+                apps,
+                workflows_open: 0,
+                old_processes,
+                hosts: Vec::new(),
+                streams: Vec::new(),
+                latency: None,
+            }
         }
     };
     if let Some(refused) = api.refused.get() {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use steady_cluster::{Member, Role};
+use steady_stream::Faults;
 use steady_table::{AppName, DomainName, Host};
 
 use crate::data::Rules;
@@ -62,6 +63,8 @@ pub struct Config {
     pub bundle_bytes_max: u64,
     pub log: Log,
     pub forwarded: Forwarded,
+    /// Frames of the message streams to lose on purpose.
+    pub faults: Faults,
 }
 
 /// Which driver carries the bytes.
@@ -255,6 +258,7 @@ fn read_root(mut root: Section, problems: &Problems) -> Option<Config> {
     limits.finish();
     let log = read_log(root.section("log"));
     let forwarded = read_forwarded(root.section("forwarded"));
+    let faults = read_faults(root.section("faults"));
     root.finish();
 
     for (place, domain) in domains.iter().enumerate() {
@@ -291,6 +295,7 @@ fn read_root(mut root: Section, problems: &Problems) -> Option<Config> {
         bundle_bytes_max,
         log,
         forwarded,
+        faults,
     })
 }
 
@@ -395,6 +400,14 @@ fn read_breaker(mut section: Section) -> Rules {
     let max = section.duration("max").unwrap_or(default.max);
     section.finish();
     Rules { connect_failures, errors, base, max: max.max(base) }
+}
+
+fn read_faults(mut section: Section) -> Faults {
+    let mut one_in = |key| section.count(key, 0, 1_000_000) as u32;
+    let (lose_sent_one_in, lose_received_one_in) = (one_in("lose_sent_one_in"), one_in("lose_received_one_in"));
+    let seed = section.count("seed", 0, usize::MAX) as u64;
+    section.finish();
+    Faults { lose_sent_one_in, lose_received_one_in, seed }
 }
 
 fn read_log(mut section: Section) -> Log {

@@ -52,6 +52,7 @@ impl Config {
             "tls" => tls;
             "private" => private;
             "cluster" => cluster;
+            "faults" => faults;
             "log.access" => log.access;
             "log.format" => log.format;
         }

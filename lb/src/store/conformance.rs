@@ -45,6 +45,37 @@ pub(crate) async fn all(open: impl Fn() -> Arc<dyn Store>) {
     gives_back_unfinished_workflows_in_order(&open).await;
     knows_which_bundles_are_needed(&*open()).await;
     the_revision_can_be_raised_but_not_lowered(&*open()).await;
+    events_are_kept_with_the_cursor_of_their_stream(&open).await;
+}
+
+async fn events_are_kept_with_the_cursor_of_their_stream(open: &impl Fn() -> Arc<dyn Store>) {
+    let event = |host: &str, app: &str, instance: u64| {
+        let text =
+            json!({"app": app, "kind": "ready", "generation": 1, "version": 1, "instance": instance, "at_ms": 3});
+        EventRecord { host: host.into(), event: serde_json::from_value(text).unwrap() }
+    };
+    let store = open();
+    assert_eq!(store.cursor("edge>h8/1".into()).await.unwrap(), None);
+    for (instance, cursor) in [(1, vec![0, 255]), (2, vec![7])] {
+        let writes = vec![
+            Write::AddEvent(event("h8", "told", instance)),
+            Write::AddEvent(event("h9", "told", instance)),
+            Write::SetCursor("edge>h8/1".into(), cursor),
+        ];
+        store.commit(commit("", writes)).await.unwrap();
+    }
+    drop(store);
+    let store = open();
+    assert_eq!(store.cursor("edge>h8/1".into()).await.unwrap(), Some(vec![7]));
+    let of = EventsOf { app: Some("told".into()), limit: 3, ..EventsOf::default() };
+    let found = store.events(of.clone()).await.unwrap();
+    assert_eq!(
+        found.iter().map(|(_, it)| (&*it.host, it.event.instance)).collect::<Vec<_>>(),
+        [("h9", 2), ("h8", 2), ("h9", 1)]
+    );
+    assert!(found.windows(2).all(|pair| pair[0].0 > pair[1].0));
+    let found = store.events(EventsOf { host: Some("h8".into()), ..of }).await.unwrap();
+    assert_eq!(found.iter().map(|(_, it)| it.event.instance).collect::<Vec<_>>(), [2, 1]);
 }
 
 async fn knows_which_bundles_are_needed(store: &dyn Store) {

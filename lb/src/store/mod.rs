@@ -12,6 +12,7 @@ use std::fmt;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use steady_cluster::channel::talk::AppEvent;
 use steady_table::{AppName, DomainName};
 
 /// Milliseconds since 1970-01-01 UTC.
@@ -122,6 +123,21 @@ pub struct HistoryEntry {
     pub what: String,
 }
 
+/// Something that happened to an application on a host, as the host told it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventRecord {
+    pub host: String,
+    pub event: AppEvent,
+}
+
+/// Which events; all that is given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventsOf {
+    pub host: Option<String>,
+    pub app: Option<String>,
+    pub limit: usize,
+}
+
 /// Everything that the table is made from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contents {
@@ -161,6 +177,10 @@ pub enum Write {
     /// Raises the revision to at least this, where a table is ahead of its store.
     RaiseRevision(u64),
     SetMeta(&'static str, String),
+    /// Adds an event; of many the oldest go.
+    AddEvent(EventRecord),
+    /// Where the stream of this name stands: in one commit with what its messages did.
+    SetCursor(String, Vec<u8>),
 }
 
 impl Write {
@@ -170,6 +190,7 @@ impl Write {
             Write::PutHost(_) | Write::RemoveHost(_) | Write::PutApp(_) | Write::RemoveApp(_) => true,
             Write::PutCustom(..) | Write::RemoveCustom(_) | Write::SetDomains(_) => true,
             Write::Burn(..) | Write::PutWorkflow(_) | Write::RaiseRevision(_) | Write::SetMeta(..) => false,
+            Write::AddEvent(_) | Write::SetCursor(..) => false,
         }
     }
 }
@@ -249,4 +270,10 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn next_id(&self) -> BoxFuture<'_, Result<u64>>;
 
     fn meta(&self, key: &'static str) -> BoxFuture<'_, Result<Option<String>>>;
+
+    /// What [`Write::SetCursor`] last stored for the stream.
+    fn cursor(&self, stream: String) -> BoxFuture<'_, Result<Option<Vec<u8>>>>;
+
+    /// With their numbers, which grow; the newest first.
+    fn events(&self, of: EventsOf) -> BoxFuture<'_, Result<Vec<(u64, EventRecord)>>>;
 }

@@ -14,10 +14,10 @@ use steady_table::{AppName, DomainName};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    AppRecord, Commit, Contents, Expect, HistoryEntry, HostRecord, Kind, MovingTo, Numbers, Result, Store, StoreError,
-    WorkflowRecord, Write,
+    AppRecord, Commit, Contents, EventRecord, EventsOf, Expect, HistoryEntry, HostRecord, Kind, MovingTo, Numbers,
+    Result, Store, StoreError, WorkflowRecord, Write,
 };
-use crate::limits::{HISTORY_ROWS, STORE_BUSY, STORE_QUEUE, WORKFLOW_ROWS};
+use crate::limits::{EVENT_ROWS, HISTORY_ROWS, STORE_BUSY, STORE_QUEUE, WORKFLOW_ROWS};
 
 /// Each entry brings the schema one version further; entries are never changed once released.
 const MIGRATIONS: &[&str] = &["
@@ -43,6 +43,12 @@ const MIGRATIONS: &[&str] = &["
         started INTEGER NOT NULL, finished INTEGER, error TEXT) STRICT;
     CREATE INDEX workflows_open ON workflows (id) WHERE finished IS NULL;
     INSERT INTO meta VALUES ('revision', '0'), ('workflow_id', '0');
+", "
+    CREATE TABLE cursors (stream TEXT PRIMARY KEY, saved BLOB NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE events (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, host TEXT NOT NULL, app TEXT NOT NULL, event TEXT NOT NULL) STRICT;
+    CREATE INDEX events_by_app ON events (app, id);
+    CREATE INDEX events_by_host ON events (host, id);
 "];
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
@@ -222,6 +228,26 @@ impl Store for SqliteStore {
             Ok(found.optional()?)
         })
     }
+
+    fn cursor(&self, stream: String) -> BoxFuture<'_, Result<Option<Vec<u8>>>> {
+        self.run(move |connection| {
+            let query = "SELECT saved FROM cursors WHERE stream = ?";
+            Ok(connection.query_row(query, [stream], |row| row.get(0)).optional()?)
+        })
+    }
+
+    fn events(&self, of: EventsOf) -> BoxFuture<'_, Result<Vec<(u64, EventRecord)>>> {
+        self.run(move |connection| {
+            let query = "SELECT id, host, event FROM events
+                         WHERE (?1 IS NULL OR host = ?1) AND (?2 IS NULL OR app = ?2) ORDER BY id DESC LIMIT ?3";
+            rows(connection, query, params![of.host, of.app, integer(of.limit as u64)?], |row| {
+                let text: String = row.get(2)?;
+                let event = serde_json::from_str(&text)
+                    .map_err(|error| StoreError::Corrupt { what: format!("an event: {error}") })?;
+                Ok((number(row, 0)?, EventRecord { host: row.get(1)?, event }))
+            })
+        })
+    }
 }
 
 fn prepare(connection: &mut Connection) -> Result<()> {
@@ -302,6 +328,10 @@ fn write_one(transaction: &Transaction<'_>, write: &Write) -> Result<()> {
         Write::SetMeta(key, value) => {
             transaction.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [*key, value])?;
         }
+        Write::AddEvent(record) => add_event(transaction, record)?,
+        Write::SetCursor(stream, saved) => {
+            transaction.execute("INSERT OR REPLACE INTO cursors VALUES (?, ?)", params![stream, saved])?;
+        }
     }
     Ok(())
 }
@@ -331,6 +361,15 @@ fn burn(transaction: &Transaction<'_>, app: &AppName, numbers: Numbers) -> Resul
     let sql = "INSERT INTO numbers VALUES (?, ?, ?) ON CONFLICT (app) DO UPDATE SET
                generation = max(generation, excluded.generation), version = max(version, excluded.version)";
     transaction.execute(sql, params![app.as_str(), integer(numbers.generation)?, numbers.version])?;
+    Ok(())
+}
+
+fn add_event(transaction: &Transaction<'_>, record: &EventRecord) -> Result<()> {
+    let text = serde_json::to_string(&record.event).map_err(|error| StoreError::Failed(error.to_string()))?;
+    let sql = "INSERT INTO events (host, app, event) VALUES (?, ?, ?)";
+    transaction.execute(sql, params![record.host, record.event.app, text])?;
+    let gone = transaction.last_insert_rowid().saturating_sub(integer(EVENT_ROWS)?);
+    transaction.execute("DELETE FROM events WHERE id <= ?", [gone])?;
     Ok(())
 }
 

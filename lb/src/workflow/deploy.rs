@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use steady_table::AppName;
 
 use super::{AppLock, Failure, Flow, Progress};
+use crate::agents::HostHandle;
 use crate::agents::client::{AgentError, Placement, Role};
 use crate::bundles::Received;
 use crate::edge::Edge;
@@ -61,7 +62,7 @@ pub enum CannotDeploy {
     Elsewhere { app: AppName, host: String },
     #[error("{host} is not up: wait until it is, or name another host")]
     NotUp { host: String },
-    #[error("no host is up: look at GET /v1/hosts")]
+    #[error("no host is up and has room: look at GET /v1/hosts")]
     NoneUp,
     #[error("the store failed: {0}")]
     Store(#[from] StoreError),
@@ -100,13 +101,13 @@ pub async fn plan(lock: &AppLock, host: Option<&str>) -> Result<Plan, CannotDepl
     }
 }
 
-/// Of the hosts that are up, the one with the fewest applications; of equals, the first by name.
+/// Of the hosts that are up and have room, the one with the fewest applications; of equals, the first by name.
 async fn least_loaded(edge: &Edge) -> Result<String, CannotDeploy> {
     let counts = edge.store().counts().await?;
-    let up = edge.hosts.all().into_iter().filter(|host| host.state() == HostState::Up);
-    up.map(|host| host.record.name.clone())
-        .min_by_key(|name| counts.get(name).copied().unwrap_or(0))
-        .ok_or(CannotDeploy::NoneUp)
+    let load = |name: &String| counts.get(name).copied().unwrap_or(0);
+    let takes = |host: &Arc<HostHandle>| host.state() == HostState::Up && load(&host.record.name) < host.apps_max();
+    let up = edge.hosts.all().into_iter().filter(takes);
+    up.map(|host| host.record.name.clone()).min_by_key(load).ok_or(CannotDeploy::NoneUp)
 }
 
 /// Records the intent. From here on the bundle is kept by its record.

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use steady_cluster::listen::{Listener as PrivateListener, Peer, Plain};
 use steady_lb::agents::Hosts;
 use steady_lb::agents::health::{HostEvent, Pace, watch as watch_host};
+use steady_lb::agents::orders::Streams;
 use steady_lb::api::{Api, Token, router};
 use steady_lb::bundles::Bundles;
 use steady_lb::certs::Certs;
@@ -527,6 +528,12 @@ impl Store for FusedStore {
     fn meta(&self, key: &'static str) -> BoxFuture<'_, Result<Option<String>>> {
         self.inner.meta(key)
     }
+    fn cursor(&self, stream: String) -> BoxFuture<'_, Result<Option<Vec<u8>>>> {
+        self.inner.cursor(stream)
+    }
+    fn events(&self, of: EventsOf) -> BoxFuture<'_, Result<Vec<(u64, EventRecord)>>> {
+        self.inner.events(of)
+    }
 }
 
 /// One life of an edge, on a state directory that outlives it.
@@ -571,7 +578,11 @@ impl Life {
         let config = config(dir);
         let initial = Initial { routes, certs: Certs::default(), cluster: None, settings: config.settings() };
         let plane_dyn: Arc<dyn Plane> = Arc::clone(&plane) as _;
+        let kept = Arc::clone(&store);
         let control = Control::start(table, initial, None, store, Arc::clone(&plane_dyn), Arc::clone(&metrics));
+        let cluster = Cluster::open(&dir.join("cluster"), "edge", Vec::new(), SystemTime::now()).unwrap();
+        let faults = Default::default();
+        let streams = Streams { dir: dir.join("stream"), edge: "edge".into(), store: kept, faults };
         let (events_in, events) = mpsc::channel(64);
         let edge = Arc::new(Edge {
             facts: facts(),
@@ -579,7 +590,7 @@ impl Life {
             clock: Arc::new(|| 1_700_000_000_000),
             config: Arc::new(config).into(),
             control,
-            hosts: Arc::new(Hosts::default()),
+            hosts: Arc::new(Hosts::new(cluster.private_client(), streams)),
             bundles: Bundles::open(dir.join("bundles")).unwrap(),
             workflows: Tracker::default(),
             metrics: Arc::clone(&metrics),
@@ -590,7 +601,6 @@ impl Life {
         let token_file = dir.join("token");
         let token = Token::open(&token_file).unwrap();
         let text = std::fs::read_to_string(&token_file).unwrap().trim().to_owned();
-        let cluster = Cluster::open(&dir.join("cluster"), "edge", Vec::new(), SystemTime::now()).unwrap();
         let api = Api::new(token, Arc::clone(&cluster), facts(), plane_dyn, metrics, Arc::default());
         api.open(Arc::clone(&edge));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

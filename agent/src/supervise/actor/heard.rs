@@ -1,6 +1,8 @@
 //! What the processes' keepers tell, and what follows from it.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use steady_cluster::channel::talk::{AppEvent, Event as Told, Kind};
 
 use super::{Actor, Main, PORT_CLASHES_MAX, StartFailure, answer, is_port_clash};
 use crate::supervise::process::{Cause, End, Event};
@@ -18,6 +20,30 @@ impl Actor {
                 }
             }
             Event::Gone { instance, end } => self.on_gone(instance, end).await,
+        }
+    }
+
+    /// Has the edge told of one of this application's processes.
+    pub(super) fn tell(&self, kind: Kind, instance: u64, version: u64) {
+        self.tell_more(AppEvent { kind, instance, version, ..self.event() });
+    }
+
+    pub(super) fn tell_more(&self, event: AppEvent) {
+        self.shared.tell(Told::App(event));
+    }
+
+    pub(super) fn event(&self) -> AppEvent {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        AppEvent {
+            app: self.name.to_string(),
+            kind: Kind::Started,
+            generation: self.record.generation.0,
+            version: 0,
+            instance: 0,
+            at_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+            reason: String::new(),
+            output: String::new(),
+            cut: 0,
         }
     }
 
@@ -42,6 +68,7 @@ impl Actor {
         self.clashes = 0;
         self.state = Main::Ready { instance };
         self.publish();
+        self.tell(Kind::Ready, instance, self.target.as_ref().map_or(0, |target| target.version));
         self.waiters.drain(..).for_each(|waiter| answer(Some(waiter), Ok(())));
     }
 
@@ -62,6 +89,7 @@ impl Actor {
         self.failures = 0;
         self.state = Main::Ready { instance: next.instance };
         let publication = self.publish();
+        self.tell(Kind::Ready, next.instance, self.target.as_ref().map_or(0, |target| target.version));
         for instance in old {
             self.retire(instance, publication, self.shared.config.get().drain_timeout, false);
         }
@@ -70,7 +98,11 @@ impl Actor {
     }
 
     async fn on_gone(&mut self, instance: u64, end: End) {
-        self.procs.remove(&instance);
+        let version = self.procs.remove(&instance).map_or(0, |process| process.placement.version);
+        if !matches!(end.cause, Cause::Ordered) {
+            let (reason, output) = (end.reason(), end.output.clone());
+            self.tell_more(AppEvent { kind: Kind::Crashed, instance, version, reason, output, ..self.event() });
+        }
         if let Some(draining) = &mut self.draining {
             draining.cut += end.cut;
             if self.procs.is_empty() {

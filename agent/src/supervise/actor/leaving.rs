@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use steady_cluster::channel::talk::{AppEvent, Kind};
 use tokio::time::Instant;
 
 use super::{Actor, Drained, Draining, Main, Refusal, Reply, StartFailure, answer, blocking};
@@ -104,6 +105,7 @@ impl Actor {
             self.forget_files().await;
         }
         self.publish();
+        self.tell_more(AppEvent { kind: Kind::Drained, cut: draining.cut, ..self.event() });
         self.shared.counters.requests_cut.add(draining.cut);
         for (began, reply) in draining.replies {
             let drained = Drained { cut: draining.cut, took: began.elapsed() };

@@ -6,6 +6,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::{Actor, Main, StartFailure, answer};
+use steady_cluster::channel::talk::Kind;
+
 use crate::records::Placement;
 use crate::supervise::backoff;
 use crate::supervise::process::{self, Event, LaunchError, Order};
@@ -32,6 +34,7 @@ impl Actor {
             Ok(handle) => {
                 let instance = handle.instance;
                 self.procs.insert(instance, handle);
+                self.tell(Kind::Started, instance, placement.version);
                 Ok(instance)
             }
             Err(error) => {

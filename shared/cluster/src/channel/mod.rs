@@ -5,10 +5,12 @@
 //!   host's API ◀────────────── HTTP/2 ───────────────── edge      the edge asks, the host answers
 //! ```
 //!
-//! [`dial`] is the host's side, [`accept`] the edge's. Why it is so: `docs/decisions/channel.md`.
+//! [`dial`] is the host's side, [`accept`] the edge's; [`talk`] is what must not be lost. Why it is so: `docs/decisions/channel.md`.
 
 pub mod accept;
 pub mod dial;
+pub mod pipe;
+pub mod talk;
 
 use std::time::Duration;
 

@@ -135,6 +135,37 @@ pub struct Standing {
     pub memory: usize,
 }
 
+/// The gauges of a standing: name, help, value.
+pub fn gauges(standing: &Standing) -> [(&'static str, &'static str, f64); 6] {
+    let s = standing;
+    [
+        ("established", "1 while messages flow on the stream", f64::from(u8::from(s.established))),
+        ("waiting", "Messages that are not finished", s.waiting as f64),
+        ("waiting_bytes", "Octets of their bodies", s.waiting_bytes as f64),
+        ("window", "Messages that the receiver holds at most", s.window as f64),
+        ("round_trip_seconds", "The measured round trip", s.round_trip.as_secs_f64()),
+        ("memory_bytes", "Memory that grows with what waits", s.memory as f64),
+    ]
+}
+
+/// The counters of a standing that tell how a stream does: name, help, value.
+pub fn counters(standing: &Standing) -> [(&'static str, &'static str, u64); 10] {
+    let s = &standing.stats;
+    let refused = s.data_misnumbered + s.data_damaged + s.data_outside_window + s.data_of_another_epoch;
+    [
+        ("connections", "Connections of the stream", s.connections),
+        ("messages_sent", "First transmissions of messages", s.messages_sent),
+        ("messages_sent_again", "Further transmissions", s.messages_sent_again),
+        ("messages_lost", "Transmissions that were lost", s.messages_lost),
+        ("messages_answered", "Messages that the peer applied and answered", s.messages_answered),
+        ("messages_dropped", "Messages given up, because the peer was away for too long", s.messages_dropped),
+        ("messages_applied", "Messages of the peer's that were applied", s.messages_applied),
+        ("duplicates", "Messages of the peer's that came again and were not applied again", s.duplicates),
+        ("refused", "Frames refused: the peer is broken, or not who it should be", refused),
+        ("stuck", "Messages and batches that took too long", s.calls_stuck + s.work_stuck),
+    ]
+}
+
 /// A handle on everything between here and one peer. Cheap to clone. The link ends with [`Link::close`], or when the last
 /// handle ([`Sender`]s and [`Call`]s too) is gone; what is in the log stays there.
 #[derive(Clone)]

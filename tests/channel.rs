@@ -168,7 +168,7 @@ impl Pair {
         pair
     }
 
-    /// Positions that a log says were kept, and the numbers of instances in events.
+    /// Everything that hosts told.
     fn events(&self) -> Vec<Value> {
         let answer = eventually("the edge answers", || self.ask("/v1/events?limit=10000"));
         answer["events"].as_array().unwrap().clone()

@@ -15,11 +15,11 @@ use crate::support::{PATIENCE, eventually};
 /// Of each kind.
 const ATTACKERS: usize = 200;
 /// Those that do not read: connections, and streams of one connection.
-const READERS: usize = 8;
-const STREAMS: u32 = 20;
-/// What an answer that is not taken may hold: at the edge its window, at the host what the application could push in one batch
-/// before its connection is paused (on io_uring 32 receives of 64 KiB), and as much again while memory for it grows.
-const UNTAKEN_BYTES_MAX: i64 = 4 << 20;
+const READERS: usize = 32;
+const STREAMS: u32 = 100;
+/// What an answer that is not taken may hold: at the edge its window, at the host its share of what one batch brings before connections
+/// are paused, and as much again while memory for it grows.
+const UNTAKEN_BYTES_MAX: i64 = 1 << 20;
 const SHORT: Duration = Duration::from_secs(1);
 const LATE: Counter = ("clients_late_total", Some("begin"));
 /// Between two octets of one who goes on talking.

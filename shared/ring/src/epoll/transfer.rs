@@ -13,8 +13,8 @@ use crate::{Addr, ConnId, Event, ListenerId, Op, clock};
 /// is level-triggered: the rest comes with the next wait.
 const ACCEPTS_MAX: usize = 64;
 
-/// Reads of one connection in one wait, for the same reason.
-const READS_MAX: usize = 16;
+/// Reads of one connection in one wait, for the same reason; and so that little comes of a body that nobody takes before it is paused.
+const READS_MAX: usize = 4;
 
 const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 

@@ -32,6 +32,9 @@ pub(super) struct BufRing {
     lent_max: usize,
     /// Rounds that got by with half of them.
     calm: u32,
+    /// Buffers that came back since the last round, and what was in them.
+    used: usize,
+    used_bytes: usize,
     pool: Pool,
 }
 
@@ -55,6 +58,8 @@ impl BufRing {
             lent: 0,
             lent_max: LENT_FIRST.min(usize::from(count)),
             calm: 0,
+            used: 0,
+            used_bytes: 0,
             pool: Pool::new(count, size),
         };
         // SAFETY: the mapping is page-aligned, zeroed, of `count` entries, and stays until `drop`, which the driver
@@ -73,16 +78,23 @@ impl BufRing {
         self.lent
     }
 
-    /// The kernel used up one buffer.
-    pub(super) fn taken(&mut self) {
+    /// The kernel used up one buffer, for so many octets.
+    pub(super) fn taken(&mut self, len: usize) {
         self.lent -= 1;
+        self.used += 1;
+        self.used_bytes += len;
     }
 
     /// Lends more when many connections found none, which is what a crowd of small messages does; fewer again when it has
-    /// gone. A few connections with much to say are served as well from few buffers that stay warm.
+    /// gone. Connections with much to say are served as well from few buffers that stay warm; and what is lent is what one round can
+    /// bring of bodies that nobody takes, before any of them is paused.
     fn adapt(&mut self, starved: usize) {
         let count = usize::from(self.mask) + 1;
-        if starved * 4 > self.lent_max {
+        let (used, bytes) = (std::mem::take(&mut self.used), std::mem::take(&mut self.used_bytes));
+        if used * 2 >= self.lent_max && bytes * 2 > used * self.pool.buffer_size() {
+            self.lent_max = (self.lent_max / 2).max(LENT_FIRST.min(count));
+            self.calm = 0;
+        } else if starved * 4 > self.lent_max {
             self.lent_max = (self.lent_max * 2).min(count);
             self.calm = 0;
         } else if self.lent * 2 < self.lent_max {

@@ -106,8 +106,9 @@ impl Uring {
 
     fn received(&mut self, id: ConnId, outcome: Outcome, buffer: Option<u16>, more: bool, events: &mut Vec<Event>) {
         let filled = buffer.map(|buffer| {
-            self.buffers.taken();
-            self.buffers.pool().filled(buffer, outcome.unwrap_or(0) as usize)
+            let len = outcome.unwrap_or(0) as usize;
+            self.buffers.taken(len);
+            self.buffers.pool().filled(buffer, len)
         });
         let Some(conn) = self.conns.get(id) else { return };
         if !more {

@@ -290,14 +290,17 @@ fn framing(head: &Head, end: bool, asked: &Asked, out: &mut Vec<u8>) -> Outgoing
     }
 }
 
-/// HTTP/2 may split a cookie into crumbs; here they are one field again (RFC 9113 §8.2.3).
+/// HTTP/2 may split a cookie into crumbs; here they are one field again (RFC 9113 §8.2.3). Empty ones say nothing.
 fn write_cookies(head: &Head, out: &mut Vec<u8>) {
     let mut crumbs = head.all(Name::Cookie);
     let Some(first) = crumbs.next() else { return };
     out.extend_from_slice(b"cookie: ");
+    let start = out.len();
     out.extend_from_slice(first);
-    for crumb in crumbs {
-        out.extend_from_slice(b"; ");
+    for crumb in crumbs.filter(|crumb| !crumb.is_empty()) {
+        if out.len() > start {
+            out.extend_from_slice(b"; ");
+        }
         out.extend_from_slice(crumb);
     }
     out.extend_from_slice(b"\r\n");

@@ -57,10 +57,11 @@ impl Head {
         self.authority = Span { start: start as u32, len: len as u32 };
     }
 
-    /// Joins all cookie fields into the first, with `; ` between them (RFC 9113 §8.2.3).
+    /// Joins all cookie fields into the first, with `; ` between them (RFC 9113 §8.2.3). Empty ones say nothing, and a last one
+    /// would leave white space at the end, which the next hop calls malformed.
     pub(crate) fn join_cookies(&mut self) {
         let start = self.arena.len();
-        for entry in self.entries.iter().filter(|entry| entry.id == Name::Cookie) {
+        for entry in self.entries.iter().filter(|entry| entry.id == Name::Cookie && entry.value.len > 0) {
             if self.arena.len() > start {
                 self.arena.extend_from_slice(b"; ");
             }

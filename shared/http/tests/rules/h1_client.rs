@@ -48,6 +48,15 @@ fn rfc_9112_3_2_every_request_has_one_host_and_it_is_the_targets_authority() {
 }
 
 #[test]
+fn rfc_9113_8_2_3_crumbs_of_a_cookie_are_one_field_and_empty_ones_leave_no_trace() {
+    for (crumbs, field) in [(&["a=1", "", "b=2", ""][..], "cookie: a=1; b=2\r\n"), (&["", "a=1"], "cookie: a=1\r\n")] {
+        let fields: Vec<_> = crumbs.iter().map(|crumb| ("cookie", *crumb)).collect();
+        let said = written(&request("GET", "/", &fields), true);
+        assert!(said.contains(field) && said.matches("cookie").count() == 1, "{said}");
+    }
+}
+
+#[test]
 fn rfc_9110_9_1_a_method_goes_on_as_it_came_whatever_token_it_is() {
     for method in ["BREW", "get", "M-SEARCH", "#%&'*+.^_`|~!$"] {
         assert!(written(&request(method, "/", &[]), true).starts_with(&format!("{method} / HTTP/1.1\r\n")));

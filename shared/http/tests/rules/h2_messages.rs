@@ -140,6 +140,11 @@ fn rfc_9113_8_2_2_fields_of_a_connection_are_malformed_and_te_says_trailers_or_n
 fn rfc_9113_8_2_3_crumbs_of_a_cookie_are_one_cookie_again() {
     let text = taken(&with(POST, &[("cookie", "a=1"), ("x", "y"), ("cookie", "b=2"), ("cookie", "c=3")]));
     assert!(text.ends_with("|cookie=a=1; b=2; c=3|x=y"), "{text}");
+    // Joined with white space at its end it would be malformed on the next hop (§8.2.1).
+    let text =
+        taken(&with(POST, &[("cookie", ""), ("cookie", "a=1"), ("cookie", ""), ("cookie", "b=2"), ("cookie", "")]));
+    assert!(text.ends_with("|cookie=a=1; b=2"), "{text}");
+    assert!(taken(&with(POST, &[("cookie", ""), ("cookie", "")])).ends_with("|cookie="));
 }
 
 #[test]

@@ -23,6 +23,9 @@ use crate::stats::Stats;
 use crate::types::{App, Event, Position, StreamId};
 use crate::wire::{self, Body, Frame};
 
+/// Further on than any log comes: a million messages a second reach it after 146,000 years. So sums of positions have room.
+const POSITION_MAX: Position = 1 << 62;
+
 /// Where the connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
@@ -304,6 +307,8 @@ impl<R: Rules> Stream<R> {
     fn check(&self, hello: &wire::Hello) -> Result<(), Event> {
         let detail = if hello.version != wire::VERSION {
             format!("it speaks version {}, we speak {}: upgrade the older side", hello.version, wire::VERSION)
+        } else if hello.floor > POSITION_MAX || hello.received_below > POSITION_MAX {
+            format!("it names positions past {POSITION_MAX}, where no log comes: it is broken, or not one of ours")
         } else if hello.from != self.id.peer || hello.to != self.id.local {
             format!(
                 "it says {:?} to {:?}; we are {:?} and expect {:?}",

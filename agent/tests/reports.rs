@@ -87,7 +87,7 @@ async fn the_first_report_tells_of_everything_and_those_that_follow_of_what_is_a
     let mut reports = hub.listen();
     let first = next(&mut reports).await;
     assert_eq!((first.base, names(&first)), (0, vec!["quiet", "shop"]));
-    let meter = apps.meters.open(subject("shop")).unwrap();
+    let meter = apps.meters.open(|| subject("shop")).unwrap();
     meter.record(200, [Some(1_000), Some(5), Some(40)]);
     let mut number = first.number;
     let told = loop {
@@ -111,7 +111,7 @@ async fn what_cannot_wait_is_told_within_a_tenth_of_a_second() {
     let hub = start(&apps);
     let mut reports = hub.listen();
     next(&mut reports).await;
-    let meter = apps.meters.open(subject("shop")).unwrap();
+    let meter = apps.meters.open(|| subject("shop")).unwrap();
     let mut begun = vec![apps.meters.begin(&meter)];
     for at_ms in [1_300, 1_420, 2_777] {
         // Between two of those that come anyway.
@@ -136,7 +136,7 @@ async fn who_is_too_slow_or_asks_anew_gets_everything() {
     let hub = start(&apps);
     let mut reports = hub.listen();
     next(&mut reports).await;
-    let meter = apps.meters.open(subject("shop")).unwrap();
+    let meter = apps.meters.open(|| subject("shop")).unwrap();
     for _ in 0..3 {
         meter.record(200, [Some(1_000), Some(5), Some(40)]);
         tokio::time::sleep(Duration::from_secs(2)).await;

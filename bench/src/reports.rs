@@ -107,8 +107,8 @@ pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let mut at_edge = Vec::new();
     for (name, _) in &apps.apps {
         for _ in 0..args.workers {
-            at_agent.push(apps.meters.open(Subject { app: Arc::clone(name), version: 1 }).ok_or(too_many)?);
-            at_edge.push(edge_meters.open(Arc::clone(name)).ok_or(too_many)?);
+            at_agent.push(apps.meters.open(|| Subject { app: Arc::clone(name), version: 1 }).ok_or(too_many)?);
+            at_edge.push(edge_meters.open(|| Arc::clone(name)).ok_or(too_many)?);
             // The queues of new meters are bounded; the looks below empty them.
         }
     }

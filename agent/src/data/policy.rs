@@ -116,7 +116,7 @@ impl AgentPolicy {
         let mut held = local.meter.borrow_mut();
         if held.as_ref().is_none_or(|meter| meter.is_retired()) {
             let app = &local.seen.app;
-            *held = self.meters.open(Subject { app: Arc::clone(&app.name), version: app.version });
+            *held = self.meters.open(|| Subject { app: Arc::clone(&app.name), version: app.version });
         }
         held.clone()
     }

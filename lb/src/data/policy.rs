@@ -107,8 +107,10 @@ pub struct Ticket {
     refused: Option<(HostIndex, u64)>,
     /// It was the agent's own, marked word.
     by_agent: bool,
-    /// The application, when it has other hosts to go to.
-    rated: Option<u64>,
+    /// The application, as a key.
+    pub(super) app: Option<u64>,
+    /// It has other hosts to go to.
+    rated: bool,
     /// The answer under way is an error.
     erred: bool,
     /// Behind which move's question it began to wait, and how many answers the old host had given then.
@@ -172,6 +174,7 @@ impl EdgePolicy {
     /// Where a request for this application goes now.
     fn place(&mut self, route: &Route<'_>, request: &mut Request<'_, Ticket>) -> Decision {
         request.head.set(Name::SteadyApp, route.name().as_bytes());
+        request.ticket.app = Some(route.app_id());
         if let Some(moving) = route.moving() {
             return self.place_moving(route, moving, request);
         }
@@ -246,7 +249,7 @@ impl EdgePolicy {
             }
             return Some(host);
         }
-        ticket.rated = Some(route.app_id());
+        ticket.rated = true;
         let host = self.pick_one_of(route, ticket, now)?;
         let entry = self.hosts.get_mut(host.0 as usize)?;
         if entry.breaker.begin(now) | self.rated.begin(route.app_id(), host, now) {
@@ -296,7 +299,7 @@ impl EdgePolicy {
     /// What an attempt says about its host, and about the application there.
     fn rate(&mut self, host: HostIndex, ticket: &mut Ticket, end: AttemptEnd, now: Time) {
         let erred = std::mem::take(&mut ticket.erred);
-        let app = ticket.rated.take();
+        let app = ticket.app.filter(|_| std::mem::take(&mut ticket.rated));
         let rules = &self.settings.breaker;
         let ejected = || self.hosts.iter().filter(|entry| entry.breaker.is_open()).count();
         match end {
@@ -548,7 +551,7 @@ impl Policy for EdgePolicy {
     }
 
     fn batch_ended(&mut self, now: Time) {
-        self.measured.let_go();
+        self.measured.batch_ended();
         if let Some(log) = &mut self.log {
             log.tick(now.since(Time::ZERO));
         }

@@ -167,7 +167,7 @@ fn how_an_application_is_now_is_what_was_told_last() {
 fn what_workers_measure_is_the_edges_own_view() {
     let meters = Arc::new(EdgeMeters::new(16));
     let reports = Reports::new(Arc::clone(&meters));
-    let worker = meters.open("shop".into()).unwrap();
+    let worker = meters.open(|| "shop".into()).unwrap();
     worker.record(200, [Some(1_000), Some(40)]);
     worker.record(502, [Some(9), None]);
     reports.look(SECOND);

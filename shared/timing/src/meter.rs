@@ -142,15 +142,18 @@ impl<K, const H: usize> Meters<K, H> {
         }
     }
 
-    /// A meter for a worker of its own. `None` (and counted): too many are open; this request stays unmeasured.
-    pub fn open(&self, key: K) -> Option<Pen<K, H>> {
-        if self.open.fetch_add(1, Ordering::Relaxed) < self.open_max {
-            let meter = Arc::new(Meter::new(key));
-            if self.new.push(Arc::clone(&meter)).is_ok() {
-                return Some(Pen(Rc::new(Open(meter))));
+    /// A meter for a worker of its own. `None` (and counted): too many are open or wait for the collector; this request stays
+    /// unmeasured, which costs nothing: `key` is not asked for.
+    pub fn open(&self, key: impl FnOnce() -> K) -> Option<Pen<K, H>> {
+        if !self.new.is_full() && self.open.load(Ordering::Relaxed) < self.open_max {
+            if self.open.fetch_add(1, Ordering::Relaxed) < self.open_max {
+                let meter = Arc::new(Meter::new(key()));
+                if self.new.push(Arc::clone(&meter)).is_ok() {
+                    return Some(Pen(Rc::new(Open(meter))));
+                }
             }
+            self.open.fetch_sub(1, Ordering::Relaxed);
         }
-        self.open.fetch_sub(1, Ordering::Relaxed);
         self.refused.fetch_add(1, Ordering::Relaxed);
         None
     }
@@ -434,7 +437,7 @@ mod tests {
     fn what_two_workers_measure_is_added_up_and_a_quiet_look_finds_nothing() {
         let mut collector = collector(10);
         let meters = Arc::clone(collector.meters());
-        let (a, b) = (meters.open("shop").unwrap(), meters.open("shop").unwrap());
+        let (a, b) = (meters.open(|| "shop").unwrap(), meters.open(|| "shop").unwrap());
         a.record(200, [Some(10)]);
         b.record(503, [None]);
         b.record(0, [Some(20)]);
@@ -458,7 +461,7 @@ mod tests {
     fn a_peak_between_two_looks_is_seen_though_it_is_over() {
         let mut collector = collector(10);
         let meters = Arc::clone(collector.meters());
-        let meter = meters.open("shop").unwrap();
+        let meter = meters.open(|| "shop").unwrap();
         let begun: Vec<_> = (0..5).map(|_| meters.begin(&meter)).collect();
         begun.into_iter().for_each(|begun| meters.end(begun));
         let last = meters.begin(&meter);
@@ -480,7 +483,7 @@ mod tests {
     fn a_rise_is_worth_a_word_at_once_when_it_doubles_what_was_told() {
         let mut collector = collector(10);
         let meters = Arc::clone(collector.meters());
-        let meter = meters.open("shop").unwrap();
+        let meter = meters.open(|| "shop").unwrap();
         let mut begun: Vec<_> = (1..RISE_MIN).map(|_| meters.begin(&meter)).collect();
         assert!(!meters.is_rising());
         begun.push(meters.begin(&meter));
@@ -500,8 +503,8 @@ mod tests {
     fn a_quiet_subject_gives_its_memory_back_and_loses_no_count_and_returns_as_another_life() {
         let mut collector = collector(1);
         let meters = Arc::clone(collector.meters());
-        let meter = meters.open("shop").unwrap();
-        assert!(meters.open("cart").is_none(), "one may be open");
+        let meter = meters.open(|| "shop").unwrap();
+        assert!(meters.open(|| "cart").is_none(), "one may be open");
         assert_eq!(meters.refused(), 1);
         meter.record(200, [Some(10)]);
         collector.look(0);
@@ -516,7 +519,7 @@ mod tests {
         assert_eq!(meters.opened(), 0);
         collector.look(23 * SECOND);
         assert!(collector.subject(&"shop").is_none());
-        let again = meters.open("shop").unwrap();
+        let again = meters.open(|| "shop").unwrap();
         again.record(200, [Some(10)]);
         collector.look(24 * SECOND);
         let shop = collector.subject(&"shop").unwrap();
@@ -527,7 +530,7 @@ mod tests {
     fn what_requests_in_flight_hold_is_never_retired() {
         let mut collector = collector(1);
         let meters = Arc::clone(collector.meters());
-        let meter = meters.open("shop").unwrap();
+        let meter = meters.open(|| "shop").unwrap();
         let begun = meters.begin(&meter);
         (0..30).for_each(|second| assert_eq!(collector.look(second * SECOND), ["shop"]));
         assert!(!meter.is_retired());

@@ -18,6 +18,8 @@ pub struct Limits {
     pub interim_max: u32,
     /// Streams a peer may have open at once (SETTINGS_MAX_CONCURRENT_STREAMS).
     pub streams_max: u32,
+    /// The number of a client's first stream, which is odd. 1, but where it is to be seen what happens when numbers run out.
+    pub stream_first: u32,
     /// SETTINGS_INITIAL_WINDOW_SIZE that we announce: what one stream may make us hold.
     pub stream_window: u32,
     /// The connection's receive window: credit is returned on receipt, so this only bounds a burst.
@@ -52,6 +54,7 @@ impl Default for Limits {
             empty_lines_max: 2,
             interim_max: 16,
             streams_max: 128,
+            stream_first: 1,
             stream_window: 64 * 1024,
             connection_window: 1024 * 1024,
             frame_bytes_max: 16 * 1024,

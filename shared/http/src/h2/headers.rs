@@ -7,8 +7,9 @@ use super::frame::{self, FrameHead};
 use super::hpack::HpackError;
 use super::message::{EXCESS, Kind, Message, Verdict};
 use super::receive::Progress;
+use super::send::ID_LEAVE;
 use super::streams::{Side, Stream, UNDECLARED};
-use crate::codec::{Event, StreamId};
+use crate::codec::{Codec, Event, StreamId};
 use crate::error::{Error, Reset, code};
 use crate::head::{Head, Method};
 use crate::limits::Limit;
@@ -133,6 +134,9 @@ impl<R: Role> Connection<R> {
                 self.skipped = (next, gathered.id);
             }
             self.last_id = gathered.id;
+            if self.last_id >= ID_LEAVE {
+                self.go_away(out);
+            }
             if self.is_refused(gathered.id) {
                 kind = Kind::Discarded;
             }

@@ -390,6 +390,10 @@ fn put_go_away(last: u32, out: &mut Vec<u8>) {
 /// The last number that a client's stream can have.
 const ID_MAX: u32 = 0x7fff_ffff;
 
+/// From this number on a server tells its client to go on elsewhere (RFC 9113 §5.1.1), who has numbers left for what he asks
+/// before he has read it.
+pub(super) const ID_LEAVE: u32 = ID_MAX - 20_000;
+
 /// What the PING carries that asks whether the peer has read our first GOAWAY.
 pub(super) const LEAVING: [u8; 8] = *b"leaving.";
 
@@ -398,7 +402,10 @@ impl codec::Client for Connection<ClientRole> {
         if self.is_finished() {
             return 0;
         }
-        let numbers = (ID_MAX - self.last_id).div_ceil(2) as usize;
+        let numbers = match self.last_id {
+            0 => (ID_MAX - self.limits.stream_first) / 2 + 1,
+            last => (ID_MAX - last) / 2,
+        } as usize;
         (self.peer.streams_max as usize).saturating_sub(self.streams.active()).min(numbers)
     }
 
@@ -408,7 +415,7 @@ impl codec::Client for Connection<ClientRole> {
         }
         self.guard.look(out);
         self.start(out);
-        let id = if self.last_id == 0 { 1 } else { self.last_id + 2 };
+        let id = if self.last_id == 0 { self.limits.stream_first } else { self.last_id + 2 };
         self.last_id = id;
         self.guard.opened();
         let mut opened = self.new_stream(id, Side::Head, if end { Side::Done } else { Side::Body });

@@ -3,6 +3,7 @@
 mod abuse;
 mod client_rules;
 mod crate_h2;
+mod numbers;
 mod round_trip;
 mod server_rules;
 mod support;

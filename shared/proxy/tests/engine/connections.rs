@@ -7,9 +7,38 @@ use steady_proxy::{AttemptEnd, Refusal, Timeouts};
 use steady_ring::ConnId;
 
 use crate::frames as h2;
-use crate::lab::{GET, Lab, OK, SECOND, UPGRADE};
+use crate::lab::{Chain, GET, Lab, OK, SECOND, UPGRADE};
+use crate::world::client::{End, Want};
 use crate::world::config;
+use crate::world::plan::Plan;
 use crate::world::policy::{Place, Scene};
+
+/// The last number that a stream can have.
+const LAST: u32 = (1 << 31) - 1;
+
+#[test]
+fn an_h2c_connection_whose_numbers_are_used_up_finishes_what_it_has_and_the_next_request_gets_another() {
+    let mut near = config();
+    near.upstream_limits.stream_first = LAST - 2;
+    let mut chain = Chain::with(true, &near);
+    let start = chain.world.now();
+    for id in 1..=20 {
+        // Each is under way while the next begins.
+        let plan = Plan { download: 20_000, upload: 20_000, ..Plan::plain(id) };
+        let at = start + 10 * SECOND / 1000 * id as u32;
+        chain.want(Want { pause: 5 * SECOND / 1000, ..Want::new(plan, id % 2 == 0, at) });
+    }
+    chain.run(60 * SECOND);
+    for id in 1..=20 {
+        assert_eq!(chain.end_of(id), Some(End::Answered(200, true)), "request {id}");
+    }
+    for proxy in &chain.world.proxies {
+        let connects = proxy.stats().upstream_connects.value();
+        assert!((10..=20).contains(&connects), "two streams a connection at most: {connects}");
+    }
+    chain.world.run_for(1200 * SECOND);
+    chain.world.check_quiet();
+}
 
 #[test]
 fn a_websocket_that_is_the_first_request_over_an_h2c_connection_waits_for_its_settings() {

@@ -106,14 +106,19 @@ pub struct Chain {
 
 impl Chain {
     pub fn new(origin_is_h2: bool) -> Chain {
+        Chain::with(origin_is_h2, &config())
+    }
+
+    /// With these bounds in both workers.
+    pub fn with(origin_is_h2: bool, config: &Config) -> Chain {
         let mut world = World::new(1, Faults::none());
         let addr = world.address();
         let mut origin = Peer::new(&world.net, steady_http::Limits::default(), Origin::new(1));
         origin.listen(world.net.bind(addr), origin_is_h2);
         let origin = world.add(origin);
         let place = if origin_is_h2 { Place::h2(1, addr) } else { Place::h1(1, addr) };
-        let (_, agent) = world.proxy(Scene::to(vec![place]), &config(), 1);
-        let (_, edge) = world.proxy(Scene::to(vec![Place::agent(2, agent)]), &config(), 2);
+        let (_, agent) = world.proxy(Scene::to(vec![place]), config, 1);
+        let (_, edge) = world.proxy(Scene::to(vec![Place::agent(2, agent)]), config, 2);
         let clients = Peer::new(&world.net, steady_http::Limits::default(), Clients::new(1, vec![edge.into()]));
         let clients = world.add(clients);
         Chain { world, clients, origin }

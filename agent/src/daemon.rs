@@ -58,11 +58,12 @@ async fn serve(config: Config, file: &Path) -> Result<(), String> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
     daemon::raise_descriptors();
-    let io = daemon::Io::choose(match config.io {
+    let choice = match config.io {
         IoChoice::Auto => steady_ring::Choice::Auto,
         IoChoice::Uring => steady_ring::Choice::Uring,
         IoChoice::Epoll => steady_ring::Choice::Epoll,
-    })?;
+    };
+    let io = daemon::Io::choose(choice, daemon::workers(config.workers))?;
     let log = config.log.requests.as_deref().map(|path| {
         LogSink::open(path).map_err(|error| format!("the request log {} cannot be opened: {error}", path.display()))
     });

@@ -143,8 +143,8 @@ fn prepare(
         IoChoice::Uring => steady_ring::Choice::Uring,
         IoChoice::Epoll => steady_ring::Choice::Epoll,
     };
-    let io = daemon::Io::choose(choice)?;
     let workers = daemon::workers(config.workers);
+    let io = daemon::Io::choose(choice, workers)?;
     let log = config.log.access.as_deref().map(|path| {
         LogSink::open(path).map_err(|error| format!("the access log {} cannot be opened: {error}", path.display()))
     });

@@ -68,12 +68,12 @@ impl Io {
         if self.uring { "uring" } else { "epoll" }
     }
 
-    /// Chooses, and says loudly when `auto` had to do without io_uring.
+    /// Chooses for so many workers, and says loudly when `auto` had to do without io_uring.
     ///
     /// # Errors
     /// io_uring was asked for and cannot be had: the sentence that says why, and what to do.
-    pub fn choose(choice: Choice) -> Result<Io, String> {
-        match steady_ring::choose(choice) {
+    pub fn choose(choice: Choice, workers: usize) -> Result<Io, String> {
+        match steady_ring::choose(choice, workers) {
             Ok(Chosen::Uring) => Ok(Io { uring: true, fallback: None }),
             Ok(Chosen::Epoll(None)) => Ok(Io { uring: false, fallback: None }),
             Ok(Chosen::Epoll(Some(why))) => {

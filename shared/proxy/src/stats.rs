@@ -91,6 +91,7 @@ pub struct Stats {
     pub sent_bytes: Cell,
     pub sends: Cell,
     pub starved: Cell,
+    pub overflowed: Cell,
     pub batches: Cell,
     pub syscalls: Cell,
     pub publications: Cell,
@@ -108,6 +109,7 @@ impl Stats {
         self.sent_bytes.set(now.sent_bytes);
         self.sends.set(now.sends);
         self.starved.set(now.starved);
+        self.overflowed.set(now.overflowed);
         self.batches.set(now.waits);
         self.syscalls.set(now.syscalls);
     }
@@ -164,6 +166,8 @@ impl Samples for Stats {
         plain("sent_bytes_total", "Octets sent, both sides.", Counter, &self.sent_bytes);
         plain("sends_total", "Sends submitted.", Counter, &self.sends);
         plain("buffers_starved_total", "Receives that found no buffer.", Counter, &self.starved);
+        let help = "Batches with more completions than the ring's queue has places; the rest came with the next.";
+        plain("completions_overflowed_total", help, Counter, &self.overflowed);
         plain("batches_total", "Batches of completions run.", Counter, &self.batches);
         plain("syscalls_total", "System calls of the driver.", Counter, &self.syscalls);
         plain("snapshots_total", "Snapshots taken into use.", Counter, &self.publications);

@@ -181,6 +181,8 @@ pub struct Stats {
     pub sends: u64,
     /// Times a receive found no buffer in the pool.
     pub starved: u64,
+    /// Batches for which the completion queue was too small: the kernel kept the rest for the next.
+    pub overflowed: u64,
     /// Waits, each at least one system call on a real driver.
     pub waits: u64,
     /// System calls made, waits included.

@@ -140,15 +140,20 @@ fn sysctl() -> u8 {
     text.trim().parse().unwrap_or(0)
 }
 
-/// Tries to set up a driver as the workers will, unless epoll was asked for.
+/// Tries to set up the drivers of so many workers as they will, all at once, unless epoll was asked for: what one may have
+/// (memory, descriptors) the last may find used up.
 ///
 /// # Errors
 /// io_uring was asked for by name and cannot be had.
-pub fn choose(choice: Choice) -> Result<Chosen, Unavailable> {
+pub fn choose(choice: Choice, workers: usize) -> Result<Chosen, Unavailable> {
+    choose_by(choice, || (0..workers).map(|_| Uring::new(Config::default())).collect::<io::Result<Vec<_>>>())
+}
+
+fn choose_by<T>(choice: Choice, set_up: impl FnOnce() -> io::Result<T>) -> Result<Chosen, Unavailable> {
     if choice == Choice::Epoll {
         return Ok(Chosen::Epoll(None));
     }
-    match (Uring::new(Config::default()), choice) {
+    match (set_up(), choice) {
         (Ok(_), _) => Ok(Chosen::Uring),
         (Err(error), Choice::Uring) => Err(Unavailable::from_error(error)),
         (Err(error), _) => Ok(Chosen::Epoll(Some(Unavailable::from_error(error)))),
@@ -169,7 +174,20 @@ mod tests {
 
     #[test]
     fn epoll_is_had_without_asking_for_io_uring() {
-        assert!(matches!(choose(Choice::Epoll), Ok(Chosen::Epoll(None))));
+        assert!(matches!(choose(Choice::Epoll, 1), Ok(Chosen::Epoll(None))));
+    }
+
+    #[test]
+    fn for_want_of_memory_auto_falls_to_epoll_and_says_why_and_uring_refuses_and_says_what_to_do() {
+        let short = || Err::<(), _>(io::Error::from_raw_os_error(libc::ENOMEM));
+        let Ok(Chosen::Epoll(Some(why))) = choose_by(Choice::Auto, short) else { panic!("it serves with epoll") };
+        let Err(refused) = choose_by(Choice::Uring, short) else {
+            panic!("what was asked for by name is not replaced")
+        };
+        for sentence in [why.to_string(), refused.to_string()] {
+            assert!(sentence.contains("raise LimitMEMLOCK"), "{sentence}");
+        }
+        assert_eq!(why.label(), "memlock");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use common::{Bench, Family, Lab, MakeReal, Real, Simulated, pattern};
@@ -701,6 +702,26 @@ fn no_event_is_lost_in_a_small_queue<L: Lab>() {
     bench.close(&[clients, servers].concat());
 }
 
+/// As many clients have said something while the driver slept as fill its completion queue several times over.
+fn a_completion_queue_that_is_full_loses_nothing_and_is_counted(defer: bool) {
+    let mut bench = Bench::<Real<Uring>>::with(Config { entries: 4, defer, ..Config::default() });
+    let (socket, addr) = bench.lab.bind(Family::Tcp);
+    bench.driver().listen(socket).unwrap();
+    let Addr::Tcp(addr) = addr else { panic!("{addr:?} is no port") };
+    let mut clients: Vec<_> = (0..100).map(|_| std::net::TcpStream::connect(addr).unwrap()).collect();
+    bench.until(|bench| bench.accepted.len() == 100);
+    let servers: Vec<_> = bench.accepted.iter().map(|&(_, conn)| conn).collect();
+    bench.settle(Duration::from_millis(1));
+    for client in &mut clients {
+        client.write_all(&pattern(500, 1)).unwrap();
+    }
+    bench.until(|bench| servers.iter().all(|&conn| bench.of_conn(conn).received.len() == 500));
+    assert!(bench.driver().stats().overflowed > 0, "the queue was never full");
+    drop(clients);
+    bench.until(|bench| servers.iter().all(|&conn| bench.of_conn(conn).ended));
+    bench.close(&servers);
+}
+
 /// More connects than the listener holds, and nobody accepts: some wait in the kernel, wherever it keeps them.
 fn a_connect_that_waits_for_a_full_listener_can_be_closed<D: MakeReal>() {
     let dir = tempfile::tempdir().unwrap();
@@ -762,6 +783,13 @@ macro_rules! suites {
             type L = Real<Uring>;
             suites!(% L $tests);
             real_only!(L);
+
+            #[test]
+            fn a_completion_queue_that_is_full_loses_nothing_and_is_counted() {
+                for defer in [true, false] {
+                    super::a_completion_queue_that_is_full_loses_nothing_and_is_counted(defer);
+                }
+            }
 
             #[test]
             fn a_quiet_send_ends_no_wait() {

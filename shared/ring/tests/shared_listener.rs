@@ -109,7 +109,7 @@ where
 #[test]
 fn a_driver_that_stops_listening_leaves_nobody_behind() {
     leaves_nobody_behind(epoll(), epoll);
-    if steady_ring::choose(steady_ring::Choice::Uring).is_err() {
+    if steady_ring::choose(steady_ring::Choice::Uring, 1).is_err() {
         eprintln!("SKIPPED: this machine has no io_uring");
         return;
     }
@@ -129,7 +129,7 @@ fn epoll() -> Epoll {
 #[test]
 fn a_listener_goes_from_any_driver_to_any_other_without_losing_a_connection() {
     hands_over(epoll(), epoll);
-    if steady_ring::choose(steady_ring::Choice::Uring).is_err() {
+    if steady_ring::choose(steady_ring::Choice::Uring, 1).is_err() {
         eprintln!("SKIPPED: this machine has no io_uring");
         return;
     }
@@ -140,7 +140,7 @@ fn a_listener_goes_from_any_driver_to_any_other_without_losing_a_connection() {
 
 #[test]
 fn a_ring_sleeps_on_a_listener_that_does_not_block() {
-    if steady_ring::choose(steady_ring::Choice::Uring).is_err() {
+    if steady_ring::choose(steady_ring::Choice::Uring, 1).is_err() {
         eprintln!("SKIPPED: this machine has no io_uring");
         return;
     }
@@ -203,7 +203,7 @@ where
 #[test]
 fn a_connection_changes_hands_between_any_two_drivers() {
     changes_hands(epoll(), epoll());
-    if steady_ring::choose(steady_ring::Choice::Uring).is_err() {
+    if steady_ring::choose(steady_ring::Choice::Uring, 1).is_err() {
         eprintln!("SKIPPED: this machine has no io_uring");
         return;
     }

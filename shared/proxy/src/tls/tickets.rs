@@ -112,11 +112,12 @@ impl TicketKeys {
         let ring = self.ring.load_full();
         if let Some(current) = ring.first()
             && current.age(now) < PERIOD
+            && current.is_of_use(now)
         {
             return Ok(Rotation::NotDue(PERIOD - current.age(now)));
         }
         let mut next = vec![Key::generate(now)?];
-        next.extend(ring.iter().take(KEYS_MAX - 1).filter(|key| key.age(now) < 2 * PERIOD).cloned());
+        next.extend(ring.iter().filter(|key| key.is_of_use(now)).take(KEYS_MAX - 1).cloned());
         let written = file.as_deref().map_or(Ok(()), |path| write(path, &next));
         self.ring.store(Arc::new(next));
         written.map(|()| Rotation::Rotated)
@@ -277,6 +278,21 @@ mod tests {
         assert_eq!(keys.decrypt(&ticket).as_deref(), Some(&b"a session"[..]));
         assert_eq!(keys.rotate(at(24)).unwrap(), Rotation::Rotated);
         assert_eq!(keys.decrypt(&ticket), None);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_a_little_keeps_the_keys_and_far_back_has_them_turned() {
+        let keys = TicketKeys::in_memory(at(100)).unwrap();
+        let ticket = keys.encrypt(b"a session").unwrap();
+        assert!(matches!(keys.rotate(at(99)), Ok(Rotation::NotDue(_))), "an hour makes no key older");
+        assert_eq!(keys.decrypt(&ticket).as_deref(), Some(&b"a session"[..]));
+        // A key of a time that will not be for long would seal until then.
+        assert_eq!(keys.rotate(at(2)).unwrap(), Rotation::Rotated);
+        let sealed = keys.encrypt(b"another").unwrap();
+        assert!(matches!(keys.rotate(at(13)), Ok(Rotation::NotDue(_))));
+        assert_eq!(keys.rotate(at(14)).unwrap(), Rotation::Rotated);
+        assert_eq!(keys.decrypt(&sealed).as_deref(), Some(&b"another"[..]));
+        assert_eq!(keys.decrypt(&ticket), None, "the key from the future is gone");
     }
 
     #[test]

@@ -360,7 +360,8 @@ impl Driver for Uring {
     }
 
     fn stats(&self) -> Stats {
-        Stats { syscalls: self.stats.syscalls + self.queue.syscalls, ..self.stats }
+        let syscalls = self.stats.syscalls + self.queue.syscalls;
+        Stats { syscalls, overflowed: self.queue.overflowed, ..self.stats }
     }
 }
 

@@ -27,6 +27,8 @@ pub(super) struct Queue {
     pub(super) deferred: bool,
     /// System calls made.
     pub(super) syscalls: u64,
+    /// Times that the kernel had more completions than places for them. It keeps them until there are some.
+    pub(super) overflowed: u64,
     /// The error that ended this ring; every wait reports it.
     lost: Option<i32>,
 }
@@ -64,7 +66,7 @@ impl Queue {
         // Sleeping for work is idleness, not waiting for a disk: keep it out of the machine's iowait figure.
         let no_iowait = if params.is_feature_no_iowait() { NO_IOWAIT } else { 0 };
         let reaped = Vec::with_capacity(params.cq_entries() as usize);
-        Ok(Queue { ring, reaped, wait_flags: GETEVENTS | no_iowait, deferred, syscalls: 0, lost: None })
+        Ok(Queue { ring, reaped, wait_flags: GETEVENTS | no_iowait, deferred, syscalls: 0, overflowed: 0, lost: None })
     }
 
     pub(super) fn submitter(&self) -> io_uring::Submitter<'_> {
@@ -125,6 +127,7 @@ impl Queue {
 
     /// Takes the completions that are there.
     pub(super) fn reap(&mut self) {
+        self.overflowed += u64::from(self.ring.submission().cq_overflow());
         self.reaped.extend(self.ring.completion());
     }
 

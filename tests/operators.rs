@@ -264,5 +264,32 @@ fn a_hangup_changes_limits_at_once_and_says_what_waits_for_a_restart() {
             (up.get("fixture", "/slow?ms=500").status == 200).then_some(())
         });
     }
+    limits_change_for_connections_that_begin_after_it(&up);
     assert_eq!(up.stop(), 0);
+}
+
+fn limits_change_for_connections_that_begin_after_it(up: &Up) {
+    let file = up.dir().join("lb/lb.toml");
+    let before = std::fs::read_to_string(&file).unwrap();
+    let limited = |text: &str| {
+        std::fs::write(&file, format!("{before}\n[limits]\n{text}\n")).unwrap();
+        signal(up.edge_pid(), "HUP");
+    };
+    let long = format!("/{}", "x".repeat(600));
+    let mut old = Conn::open(up.addr("http"));
+    let mut asks =
+        |status| assert_eq!(old.request("GET", "fixture.localhost", &long, &[], b"").unwrap().status, status);
+    asks(404);
+    limited("target_bytes_max = 500");
+    eventually("a new connection has the new limit", || (up.get("fixture", &long).status == 414).then_some(()));
+    asks(404);
+    limited("target_bytes_max = 5");
+    eventually("a limit out of its range is refused, and why is said", || {
+        let log = std::fs::read_to_string(up.dir().join("lb/lb.log")).unwrap();
+        log.contains("limits.target_bytes_max: it is 5 octets: write a size from 256 to 1048576 octets").then_some(())
+    });
+    assert_eq!(up.get("fixture", &long).status, 414, "what was in force stays");
+    std::fs::write(&file, before).unwrap();
+    signal(up.edge_pid(), "HUP");
+    eventually("the old limit is in force again", || (up.get("fixture", &long).status == 404).then_some(()));
 }

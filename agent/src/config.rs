@@ -4,12 +4,15 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use steady_cluster::{Member, Role};
+use steady_proxy::Bounds;
 use steady_ring::Addr;
 use steady_stream::Faults;
 
+pub mod bounds;
 mod reload;
 
 pub use reload::{Live, Reload};
@@ -54,6 +57,8 @@ pub struct Config {
     /// Frames of the message stream to lose on purpose.
     pub faults: Faults,
     pub apps: AppsConfig,
+    /// Of the workers.
+    pub bounds: Arc<Bounds>,
     pub bundles: BundleLimits,
     pub log: LogConfig,
 }
@@ -215,6 +220,7 @@ fn read(table: toml::Table, faults: &mut Vec<Fault>) -> Option<Config> {
         reader.fault::<()>("name", error.to_string());
     }
     let apps = reader.section("apps", read_apps);
+    let bounds = reader.section("limits", bounds::read);
     let bundles = reader.section("bundles", read_bundles);
     let log = reader.section("log", read_log);
     let faults = reader.section("faults", read_faults);
@@ -236,6 +242,7 @@ fn read(table: toml::Table, faults: &mut Vec<Fault>) -> Option<Config> {
             token_file: file.unwrap_or_else(|| state_dir.join("join-token")),
         }),
         apps,
+        bounds,
         bundles,
         log,
     })
@@ -359,6 +366,23 @@ mod tests {
         assert_eq!(config.apps, AppsConfig::default());
         assert_eq!(config.bundles, BundleLimits::default());
         assert_eq!(config.log.requests.as_deref(), Some(Path::new("/var/log/steady/requests.jsonl")));
+    }
+
+    #[test]
+    fn limits_are_read_documented_and_held_to_their_ranges() {
+        let page = include_str!("../../docs/configuration.md");
+        let example = page.split("## The host").nth(1).unwrap().split("```toml").nth(1).unwrap();
+        let example = example.split("```").next().unwrap();
+        assert_eq!(*example.parse::<Config>().unwrap().bounds, bounds::default());
+        for key in bounds::keys() {
+            assert!(example.lines().any(|line| line.starts_with(&format!("{} = ", key.name))), "{}", key.name);
+        }
+        let config: Config = format!("{LEAST}[limits]\nbody_rate_min = 0\nlinger = \"1s\"").parse().unwrap();
+        assert_eq!((config.bounds.worker.body_rate_min, config.bounds.worker.linger), (0, Duration::from_secs(1)));
+        let error = format!("{LEAST}[limits]\nfields_max = 1\ntake_stall = \"1s\"").parse::<Config>().unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("limits.fields_max: it is 1: write a number from 32 to 10000"), "{error}");
+        assert!(error.contains("limits.take_stall: is not a known key"), "{error}");
     }
 
     #[test]

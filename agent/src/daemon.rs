@@ -3,11 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::json;
 use steady_proxy::log::{LogHandle, LogSink};
-use steady_proxy::{Blueprint, Limits, Listener, daemon};
+use steady_proxy::{Blueprint, Bounds, Listener, daemon};
 use steady_ring::Addr;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -86,11 +85,11 @@ async fn serve(config: Config, file: &Path) -> Result<(), String> {
     plane.publish(Arc::new(agent.apps()));
     let secure = agent.membership().map(|membership| follow(membership.published(), Arc::clone(&plane)));
     let (notices_in, notices) = mpsc::channel(NOTICES_MAX);
+    let Bounds { worker: limits, clients, upstreams } = (*config.bounds).clone();
     let worker = steady_proxy::Config {
-        listeners: vec![Listener { tls: secure.is_some(), proxy_protocol: false, limits: edge_limits() }],
-        // The clients of this side are edges, which judge their own clients.
-        limits: Limits { take_stall: Duration::MAX, ..Limits::default() },
-        upstream_limits: steady_http::Limits::default(),
+        listeners: vec![Listener { tls: secure.is_some(), proxy_protocol: false, limits: clients }],
+        limits,
+        upstream_limits: upstreams,
     };
     let blueprint =
         Blueprint { uring: io.uring, ring: steady_ring::Config::default(), worker, sockets: vec![socket], pin: false };
@@ -102,8 +101,13 @@ async fn serve(config: Config, file: &Path) -> Result<(), String> {
     let told = json!({ "pid": std::process::id(), "data": data.to_string(), "control": control });
     daemon::write_whole(&ready, told.to_string().as_bytes())
         .map_err(|error| format!("{}: {error}", ready.display()))?;
-    let reloading =
-        Reloading { file: file.to_owned(), config, live: agent.live(), log: log.as_ref().map(LogSink::handle) };
+    let reloading = Reloading {
+        file: file.to_owned(),
+        config,
+        live: agent.live(),
+        plane: Arc::clone(&plane),
+        log: log.as_ref().map(LogSink::handle),
+    };
     let reloading = tokio::spawn(reloading.follow(hangup));
     let stop = async {
         tokio::select! {
@@ -144,30 +148,13 @@ fn follow(
     })
 }
 
-/// What edges may do on a connection that they share among all their clients: more of everything that a single client
-/// would be suspected for.
-fn edge_limits() -> steady_http::Limits {
-    steady_http::Limits {
-        // The edge adds fields to heads that were at its own limit.
-        head_bytes_max: 48 * 1024,
-        fields_max: 160,
-        streams_max: 1024,
-        // Clients that leave are resets here.
-        resets_max: 100_000,
-        provoked_resets_max: 10_000,
-        control_frames_max: 100_000,
-        stream_window: 64 * 1024,
-        connection_window: 16 * 1024 * 1024,
-        ..steady_http::Limits::default()
-    }
-}
-
 /// What SIGHUP does.
 struct Reloading {
     file: PathBuf,
     /// What is in force.
     config: Config,
     live: Arc<Live>,
+    plane: Arc<DataPlane>,
     log: Option<LogHandle>,
 }
 
@@ -196,6 +183,9 @@ impl Reloading {
         }
         self.config = reload.effective;
         self.live.set(self.config.apps.clone());
+        if reload.live.contains(&"limits") {
+            self.plane.set_bounds(Arc::clone(&self.config.bounds));
+        }
         tracing::info!(live = ?reload.live, "the configuration was read again");
     }
 }

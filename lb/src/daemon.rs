@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::json;
 use steady_proxy::log::LogSink;
 use steady_proxy::tls::TicketKeys;
-use steady_proxy::{Blueprint, Limits, Listener, daemon};
+use steady_proxy::{Blueprint, Bounds, Listener, daemon};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::certs::{self, Certs};
@@ -20,9 +20,6 @@ use crate::snapshot::Plane;
 use crate::systemd;
 use crate::upgrade::{self, Elders, Inherited, Lingering, Offer, Successor, Taking};
 
-/// What clients may have under way of one body: more than an agent's stream takes before it has accepted the request, so
-/// that a full window there is noticed here (see `relay` in the engine).
-const CLIENT_WINDOW: u32 = 96 * 1024;
 const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
 
 /// Runs the edge of this file, or with `check` only says what is wrong with it. With `upgrade` it takes the place of the one
@@ -165,12 +162,12 @@ fn prepare(
         offer.add(name, listen.addr, &socket).map_err(|error| error.to_string())?;
         sockets.push(socket);
         bound.push(edge::Listener { addr, tls: listen.tls });
-        let limits = steady_http::Limits { stream_window: CLIENT_WINDOW, ..steady_http::Limits::default() };
+        let limits = config.bounds.clients.clone();
         listeners.push(Listener { tls: listen.tls, proxy_protocol: listen.proxy_protocol, limits });
     }
     let private = inherited.take(PRIVATE, config.private.addr).map(|(listener, _)| listener);
-    let worker =
-        steady_proxy::Config { listeners, limits: Limits::default(), upstream_limits: steady_http::Limits::default() };
+    let Bounds { worker, upstreams, .. } = (*config.bounds).clone();
+    let worker = steady_proxy::Config { listeners, limits: worker, upstream_limits: upstreams };
     let blueprint = Blueprint { uring: io.uring, ring: steady_ring::Config::default(), worker, sockets, pin: true };
     let plane = Arc::new(DataPlane::new(workers, blueprint, log.as_ref()));
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use steady_proxy::Bounds;
 use steady_proxy::registry::Oversight;
 use steady_proxy::sample::Samples;
 use steady_table::Routes;
@@ -54,6 +55,8 @@ pub struct Settings {
     pub park_timeout: Duration,
     /// When hosts that fail get no requests for a while.
     pub breaker: Rules,
+    /// Of the workers; `None`: those that they began with.
+    pub bounds: Option<Arc<Bounds>>,
     /// Networks whose `Forwarded`/`X-Forwarded-*` are believed.
     pub trusted: Vec<Network>,
     /// Add `Server-Timing` to every answer.
@@ -73,6 +76,7 @@ impl Default for Settings {
             probe_timeout: Duration::from_secs(2),
             park_timeout: Duration::from_secs(30),
             breaker: Rules::default(),
+            bounds: None,
             trusted: Vec::new(),
             server_timing: false,
             plain_hosts: Vec::new(),

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use steady_agent::gate::Plane as _;
 use steady_lb::snapshot::Settings;
 use steady_proxy::Limits;
 
@@ -119,6 +120,26 @@ fn a_body_that_drips_ends_by_the_bound_on_the_whole_exchange() {
         while stream.peek(&mut heard).is_err() && stream.write_all(b"x").is_ok() {
             std::thread::sleep(DRIP);
         }
+    });
+}
+
+#[test]
+fn a_body_that_drips_slower_than_it_must_is_answered_408_and_frees_its_application() {
+    let limits = Limits { body_rate_min: 1000, body_rate_over: SHORT, ..impatient().limits };
+    let setup = || Setup { limits: limits.clone(), ..impatient() };
+    withstand(setup, &[("responses_total", Some("4xx"))], |house| {
+        let mut stream = connect(house.plain);
+        stream.write_all(b"POST /sink HTTP/1.1\r\nHost: echo.localhost\r\nContent-Length: 100000\r\n\r\n").unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let mut heard = [0; 12];
+        while stream.peek(&mut heard).is_err() && stream.write_all(b"x").is_ok() {
+            std::thread::sleep(DRIP);
+        }
+        let agent = house.agents[0].plane.samples();
+        assert_eq!(crate::house::sum(agent, "clients_late_total", Some("send")), 1);
+        eventually("the application's connections are free", || {
+            (house.agents[0].count("exchanges_open") <= 1).then_some(())
+        });
     });
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use steady_lb::snapshot::Settings;
+use steady_proxy::Limits;
 
 use crate::house::{House, Setup};
 use crate::siege::{Counter, limit, refusal, withstand};
@@ -145,5 +146,30 @@ fn a_proxy_header_that_lies_about_itself_ends_the_connection() {
         for lie in [&b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"[..], signature] {
             assert!(say(house.plain, &[lie, request].concat()).starts_with(b"HTTP/1.1 400 "));
         }
+    });
+}
+
+#[test]
+fn a_client_with_more_connections_than_it_may_have_gets_no_more_and_others_do() {
+    const MAX: usize = 20;
+    let limits = Limits { connections_per_client_max: MAX, ..Limits::default() };
+    let setup = || Setup { limits: limits.clone(), ..Setup::default() };
+    let counted = ("connections_refused_per_client_total", None);
+    withstand(setup, &[counted], |house| {
+        let come = |client: &str| {
+            let mut stream = TcpStream::connect(house.proxied).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            // One that is refused may be gone before it has said all.
+            let _ =
+                write!(stream, "PROXY TCP4 {client} 192.0.2.2 1 2\r\nGET / HTTP/1.1\r\nHost: echo.localhost\r\n\r\n");
+            let mut heard = [0; 12];
+            let served = stream.read_exact(&mut heard).is_ok() && heard == *b"HTTP/1.1 200";
+            (served, stream)
+        };
+        let crowd: Vec<_> = (0..5 * MAX).map(|_| come("198.51.100.1")).collect();
+        assert_eq!(crowd.iter().filter(|(served, _)| *served).count(), MAX);
+        let (served, other) = come("198.51.100.2");
+        assert!(served, "another client is served");
+        (crowd, other)
     });
 }

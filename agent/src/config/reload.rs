@@ -46,6 +46,7 @@ impl Config {
             "apps.drain_timeout" => apps.drain_timeout;
             "apps.response_timeout" => apps.response_timeout;
             "apps.apps_max" => apps.apps_max;
+            "limits" => bounds;
             "log.level" => log.level;
         }
         note_restart! {
@@ -115,6 +116,8 @@ mod tests {
         assert_eq!(reload.live, ["apps.queue_max", "apps.start_timeout", "log.level"]);
         assert_eq!(reload.restart, ["workers", "control.addr", "apps.log_files_max", "log.format"]);
         assert_eq!((reload.effective.apps.queue_max, reload.effective.apps.log_files_max), (7, 5));
+        let bounded: Config = format!("{FILE}[limits]\nexchanges_max = 5\n").parse().unwrap();
+        assert_eq!(old.reload(&bounded).live, ["limits"]);
         let nothing = new.reload(&new);
         assert_eq!((nothing.live.len(), nothing.restart.len()), (0, 0));
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::ServerConfig;
-use steady_proxy::Cell;
+use steady_proxy::{Bounds, Cell};
 
 use crate::gate::{App, Apps, Process};
 
@@ -33,6 +33,8 @@ pub struct View {
     pub(super) apps: HashMap<Arc<str>, Seen>,
     /// TLS with the edges; `None`: this host has no certificate yet.
     pub(super) tls: Option<Arc<ServerConfig>>,
+    /// Of the workers; `None`: those that they began with.
+    pub(super) bounds: Option<Arc<Bounds>>,
 }
 
 /// One application of a [`View`].
@@ -71,7 +73,7 @@ impl Ledger {
     }
 
     /// The view for a publication.
-    pub(super) fn view(&self, apps: &Apps, tls: Option<Arc<ServerConfig>>) -> View {
+    pub(super) fn view(&self, apps: &Apps, tls: Option<Arc<ServerConfig>>, bounds: Option<Arc<Bounds>>) -> View {
         let mut books = self.books();
         let mut seen = HashMap::with_capacity(apps.apps.len());
         for (name, app) in &apps.apps {
@@ -98,7 +100,7 @@ impl Ledger {
                 },
             );
         }
-        View { apps: seen, tls }
+        View { apps: seen, tls, bounds }
     }
 
     pub(super) fn in_flight(&self, app: &str, instance: Option<u64>) -> u64 {

@@ -12,7 +12,7 @@ use rustls::ServerConfig;
 use steady_proxy::registry::Oversight;
 use steady_proxy::sample::Samples;
 use steady_proxy::trace::Tracer;
-use steady_proxy::{Command, Fleet, Listed};
+use steady_proxy::{Bounds, Command, Fleet, Listed};
 use tokio::sync::mpsc;
 
 pub use self::counts::View;
@@ -30,7 +30,14 @@ pub struct DataPlane {
     tracer: Arc<Tracer>,
     meters: Arc<AppMeters>,
     /// What was published last; held while the next is.
-    last: Mutex<(Arc<Apps>, Option<Arc<ServerConfig>>)>,
+    last: Mutex<Last>,
+}
+
+#[derive(Debug, Default)]
+struct Last {
+    apps: Arc<Apps>,
+    tls: Option<Arc<ServerConfig>>,
+    bounds: Option<Arc<Bounds>>,
 }
 
 impl DataPlane {
@@ -69,12 +76,19 @@ impl DataPlane {
     /// TLS with the edges, from the next connection on.
     pub fn set_tls(&self, tls: Arc<ServerConfig>) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.1 = Some(tls);
+        last.tls = Some(tls);
         self.publish_last(&last);
     }
 
-    fn publish_last(&self, last: &(Arc<Apps>, Option<Arc<ServerConfig>>)) -> u64 {
-        self.plane.publish(Arc::new(self.ledger.view(&last.0, last.1.clone())))
+    /// Other bounds than the workers have.
+    pub fn set_bounds(&self, bounds: Arc<Bounds>) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.bounds = Some(bounds);
+        self.publish_last(&last);
+    }
+
+    fn publish_last(&self, last: &Last) -> u64 {
+        self.plane.publish(Arc::new(self.ledger.view(&last.apps, last.tls.clone(), last.bounds.clone())))
     }
 
     /// What one worker is made of beside its driver, for a caller that turns the workers itself instead of
@@ -100,7 +114,7 @@ impl DataPlane {
 impl Plane for DataPlane {
     fn publish(&self, apps: Arc<Apps>) -> u64 {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.0 = apps;
+        last.apps = apps;
         self.publish_last(&last)
     }
 

@@ -10,8 +10,8 @@ use steady_http::{Head, Method, Name};
 use steady_proxy::log::LogWriter;
 use steady_proxy::trace::{Story, Tracer};
 use steady_proxy::{
-    AttemptEnd, Credentials, Decision, Judgement, ParkKey, Policy, Record, Refusal, Reply, Request, Target, Timeouts,
-    Timing,
+    AttemptEnd, Bounds, Credentials, Decision, Judgement, ParkKey, Policy, Record, Refusal, Reply, Request, Target,
+    Timeouts, Timing,
 };
 use steady_ring::Time;
 use steady_timing::{Begun, RequestTiming};
@@ -222,6 +222,10 @@ impl AgentPolicy {
 impl Policy for AgentPolicy {
     type Snapshot = View;
     type Ticket = Ticket;
+
+    fn bounds(&self, view: &View) -> Option<Arc<Bounds>> {
+        view.bounds.clone()
+    }
 
     fn published(&mut self, view: &View) -> Timeouts {
         let mut apps = HashMap::with_capacity(view.apps.len());

@@ -3,15 +3,18 @@
 //! Reading is pure and says everything that is wrong at once ([`Problem`]); [`Config::check_files`] looks at the machine.
 //! [`Config::reload`] sorts what another version of the file changes into what takes effect now and what needs a restart.
 
+pub mod bounds;
 mod read;
 mod reload;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use steady_cluster::{Member, Role};
+use steady_proxy::Bounds;
 use steady_stream::Faults;
 use steady_table::{AppName, DomainName, Host};
 
@@ -59,6 +62,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     pub health: Health,
     pub breaker: Rules,
+    /// Of the workers.
+    pub bounds: Arc<Bounds>,
     /// A bundle as it is uploaded, in octets.
     pub bundle_bytes_max: u64,
     pub log: Log,
@@ -229,6 +234,7 @@ impl Config {
             probe_timeout: t.probe,
             park_timeout: t.park,
             breaker: self.breaker.clone(),
+            bounds: Some(Arc::clone(&self.bounds)),
             trusted: self.forwarded.trusted.clone(),
             server_timing: self.forwarded.server_timing,
             plain_hosts: self.hosts.iter().filter(|host| host.token_file.is_some()).map(|h| h.name.clone()).collect(),
@@ -254,6 +260,7 @@ fn read_root(mut root: Section, problems: &Problems) -> Option<Config> {
     let health = read_health(root.section("health"));
     let breaker = read_breaker(root.section("breaker"));
     let mut limits = root.section("limits");
+    let bounds = bounds::read(&mut limits);
     let bundle_bytes_max = limits.size("bundle_bytes_max", BUNDLE_BYTES);
     limits.finish();
     let log = read_log(root.section("log"));
@@ -292,6 +299,7 @@ fn read_root(mut root: Section, problems: &Problems) -> Option<Config> {
         timeouts,
         health,
         breaker,
+        bounds,
         bundle_bytes_max,
         log,
         forwarded,

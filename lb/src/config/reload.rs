@@ -40,7 +40,8 @@ impl Config {
             "timeouts" => timeouts;
             "health" => health;
             "breaker" => breaker;
-            "limits" => bundle_bytes_max;
+            "limits" => bounds;
+            "limits.bundle_bytes_max" => bundle_bytes_max;
             "forwarded" => forwarded;
             "log.level" => log.level;
         }

@@ -194,3 +194,50 @@ fn a_host_that_is_reached_in_the_clear_is_on_this_machine_and_one_that_joined_ma
     let config = Config::parse(FULL).unwrap();
     assert_eq!(config.settings().plain_hosts, ["here"]);
 }
+
+const LEAST: &str = "state_dir = \"/x\"\ndomains = [\"a.b\"]\n[limits]\n";
+
+#[test]
+fn limits_are_read_in_their_units_and_reach_the_workers() {
+    let text = "connections_per_client_max = 7\nstream_window = \"128KiB\"\ntake_stall = \"90s\"\n";
+    let bounds = Config::parse(&format!("{LEAST}{text}")).unwrap().settings().bounds.unwrap();
+    assert_eq!(bounds.worker.connections_per_client_max, 7);
+    assert_eq!(bounds.clients.stream_window, 128 << 10);
+    assert_eq!(bounds.worker.take_stall, Duration::from_secs(90));
+    let untouched = Config::parse(LEAST).unwrap();
+    assert_eq!(*untouched.bounds, bounds::default());
+}
+
+#[test]
+fn a_limit_out_of_its_range_is_refused_with_what_would_be_right() {
+    let found = problems(&format!(
+        "{LEAST}attempts_max = 99\nhead_bytes_max = 12\ntake_stall = \"30d\"\nexchanges_max = -1\nbody_rate_min = 9"
+    ));
+    for expected in [
+        "limits.attempts_max: it is 99: write a number from 1 to 10",
+        "limits.head_bytes_max: it is 12 octets: write a size from 4096 to 1048576 octets",
+        "limits.take_stall: it is 2592000000 ms: write a time from 1000 to 86400000 ms",
+        "limits.exchanges_max: it is -1",
+        "limits.body_rate_min: there is no such key",
+    ] {
+        assert!(found.iter().any(|problem| problem.starts_with(expected)), "{expected} is not in {found:#?}");
+    }
+}
+
+#[test]
+fn the_documentation_lists_every_limit_with_its_default() {
+    let page = include_str!("../../../docs/configuration.md");
+    let block = page.split("```toml").nth(1).unwrap().split("```").next().unwrap();
+    assert_eq!(*Config::parse(block).unwrap().bounds, bounds::default());
+    for key in bounds::keys() {
+        assert!(block.lines().any(|line| line.starts_with(&format!("{} = ", key.name))), "{} is missing", key.name);
+    }
+}
+
+#[test]
+fn limits_change_while_running() {
+    let old = Config::parse(LEAST).unwrap();
+    let new = Config::parse(&format!("{LEAST}exchanges_max = 5\n")).unwrap();
+    let reload = old.reload(&new);
+    assert_eq!((reload.live, reload.effective.bounds.worker.exchanges_max), (vec!["limits"], 5));
+}

@@ -10,8 +10,8 @@ use steady_http::{Head, Method, Name};
 use steady_proxy::log::{LogWriter, json};
 use steady_proxy::trace::{Story, Tracer};
 use steady_proxy::{
-    AttemptEnd, Credentials, Decision, Interim, Judgement, ParkKey, Policy, Protocol, Record, Refusal, Reply, Request,
-    Target, Timeouts, Timing, UpstreamTls,
+    AttemptEnd, Bounds, Credentials, Decision, Interim, Judgement, ParkKey, Policy, Protocol, Record, Refusal, Reply,
+    Request, Target, Timeouts, Timing, UpstreamTls,
 };
 use steady_ring::{Addr, Time};
 use steady_table::{Endpoint, HostIndex, Moving, Resolution, Route, Routes};
@@ -421,6 +421,10 @@ impl Policy for EdgePolicy {
             stall: self.settings.tunnel_timeout,
             total: self.settings.total_timeout,
         }
+    }
+
+    fn bounds(&self, snapshot: &Snapshot) -> Option<Arc<Bounds>> {
+        snapshot.settings.bounds.clone()
     }
 
     fn tls(&mut self, snapshot: &Snapshot, _: Option<&str>) -> Credentials {

@@ -121,6 +121,8 @@ pub(crate) struct Conn {
     pub watch: Option<Box<Watch>>,
     /// Input waits for another turn of the codec.
     pub refeed: bool,
+    /// Downstream: it is counted among its client's.
+    pub counted: bool,
 }
 
 /// What a connection without TLS hardly ever has: octets that are not for the next send. Apart, and there from when something is
@@ -227,6 +229,7 @@ impl Conn {
             full: false,
             watch: None,
             refeed: false,
+            counted: false,
         }
     }
 

@@ -34,7 +34,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let Some(key) = self.exchanges.occupant(index) else { return };
         let timeouts = self.timeouts;
         let Some(exchange) = self.exchanges.at(key) else { return };
-        let due = exchange_due(exchange, &timeouts, self.limits.take_stall).0;
+        let due = exchange_due(exchange, &timeouts, &self.limits).0;
         let armed = self.exchanges.armed(index);
         if due < *armed {
             *armed = due;
@@ -79,9 +79,9 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                     let Some(key) = self.exchanges.occupant(index) else { continue };
                     let timeouts = self.timeouts;
                     let Some(exchange) = self.exchanges.at(key) else { continue };
-                    let (due, total) = exchange_due(exchange, &timeouts, self.limits.take_stall);
-                    if due <= self.now {
-                        self.exchange_expired(key, total);
+                    let (due, why) = exchange_due(exchange, &timeouts, &self.limits);
+                    if due <= self.now && (why != Due::Pace || exchange.drips(&self.limits, self.now)) {
+                        self.exchange_expired(key, why);
                     }
                     self.arm_exchange(index);
                 }
@@ -120,7 +120,11 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 self.finish_conn(id);
             }
             Stage::Open if idle && let Http::H2Server(server) = &conn.http => {
-                let told = begun || server.is_leaving();
+                let told = begun || server.is_leaving() || !conn.settled;
+                if !conn.settled {
+                    self.stats.clients_late[Late::Begin as usize].add(1);
+                }
+                let Some(conn) = self.conn(id) else { return };
                 conn.since = now;
                 self.touch(id);
                 if let Some((codec, out)) = self.conn(id).and_then(Conn::codec_and_out) {
@@ -145,7 +149,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         }
     }
 
-    fn exchange_expired(&mut self, key: Key, total: bool) {
+    fn exchange_expired(&mut self, key: Key, why: Due) {
+        let total = why == Due::Total;
         let Some(exchange) = self.exchanges.at(key) else { return };
         if let Origin::Question { .. } = exchange.origin {
             return self.fail_attempt(key, AttemptEnd::TimedOut, Refusal::ResponseTimeout);
@@ -174,6 +179,9 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             }
             Phase::Attached => {
                 let late = !exchange.is_asked() && !total;
+                if why == Due::Pace {
+                    self.stats.clients_late[Late::Send as usize].add(1);
+                }
                 let refusal = match (late, total) {
                     (true, _) => Refusal::RequestTimeout,
                     (false, true) => Refusal::TotalTimeout,
@@ -230,7 +238,12 @@ fn open_due(conn: &Conn, timeouts: &Timeouts, limits: &Limits, draining: Option<
         Side::Up { .. } => conn.since + limits.upstream_idle,
         Side::Down { .. } => {
             let begun = is_shaking || !conn.aside.pending.is_empty();
-            let fresh = matches!(conn.http, Http::Proxied | Http::Unknown);
+            // An HTTP/2 client begins with its preface and its settings.
+            let fresh = match conn.http {
+                Http::Proxied | Http::Unknown => true,
+                Http::H2Server(_) => !conn.settled,
+                _ => false,
+            };
             let told = matches!(&conn.http, Http::H2Server(server) if server.is_leaving());
             match draining {
                 _ if begun => conn.since + timeouts.header,
@@ -242,12 +255,24 @@ fn open_due(conn: &Conn, timeouts: &Timeouts, limits: &Limits, draining: Option<
     }
 }
 
-/// When something must have happened in the exchange, and whether that is the bound on its whole duration.
-fn exchange_due<T>(exchange: &Exchange<T>, timeouts: &Timeouts, take_stall: Duration) -> (Time, bool) {
+/// What comes due of an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    /// Something must have happened.
+    Stall,
+    /// Its body must have come fast enough; whether it did is still to be seen.
+    Pace,
+    /// All of it must be over.
+    Total,
+}
+
+/// When something must have happened in the exchange, and what.
+fn exchange_due<T>(exchange: &Exchange<T>, timeouts: &Timeouts, limits: &Limits) -> (Time, Due) {
+    let mut why = Due::Stall;
     let due = match (exchange.origin, exchange.phase) {
         (Origin::Question { until, .. }, _) => until,
         (_, Phase::Routing) => Time::MAX,
-        (_, Phase::Parked { until, .. }) => return (until, false),
+        (_, Phase::Parked { until, .. }) => return (until, Due::Stall),
         (_, Phase::Waiting { since }) => {
             since + exchange.target.as_ref().map_or(Duration::MAX, |target| target.connect_timeout)
         }
@@ -256,13 +281,20 @@ fn exchange_due<T>(exchange: &Exchange<T>, timeouts: &Timeouts, take_stall: Dura
             let from = exchange.timing.attached.max(exchange.activity);
             from + exchange.target.as_ref().map_or(Duration::MAX, |target| target.response_timeout)
         }
-        (_, Phase::Attached) => exchange.activity.max(exchange.timing.attached) + timeouts.idle,
-        (_, Phase::Answering) if exchange.awaits_client() => exchange.activity + timeouts.stall.min(take_stall),
+        (_, Phase::Attached) => {
+            let idle = exchange.activity.max(exchange.timing.attached) + timeouts.idle;
+            let pace = exchange.pace_due(limits);
+            if pace < idle {
+                why = Due::Pace;
+            }
+            idle.min(pace)
+        }
+        (_, Phase::Answering) if exchange.awaits_client() => exchange.activity + timeouts.stall.min(limits.take_stall),
         (_, Phase::Answering) => exchange.activity + timeouts.stall,
         (_, Phase::Replying) => exchange.activity + timeouts.idle,
     };
     match timeouts.total {
-        Some(total) if exchange.timing.started + total < due => (exchange.timing.started + total, true),
-        _ => (due, false),
+        Some(total) if exchange.timing.started + total < due => (exchange.timing.started + total, Due::Total),
+        _ => (due, why),
     }
 }

@@ -6,6 +6,7 @@ use steady_http::{Error, Event, Head, StreamId};
 use steady_ring::{ConnId, Driver, ListenerId};
 
 use crate::conn::{Conn, Http, Secure, Side, Stage};
+use crate::crowd::Entry;
 use crate::exchange::{Exchange, Key, Leg, Origin, Phase, Pipe};
 use crate::policy::{Outcome, Policy, Record, Reply, Request, Timing};
 use crate::refusal::Refusal;
@@ -48,7 +49,21 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let mut conn =
             Conn::new(id, Side::Down { listener: index as u16, peer: peer.into() }, http, Stage::Open, self.now);
         conn.secure = secure;
+        let known = if config.proxy_protocol { None } else { peer };
+        match known.map_or(Entry::Uncounted, |client| self.enter(client)) {
+            Entry::Full => return self.driver.close(id),
+            entry => conn.counted = entry == Entry::Counted,
+        }
         self.insert(conn);
+    }
+
+    /// Counts a client's new connection.
+    pub(crate) fn enter(&mut self, client: SocketAddr) -> Entry {
+        let entry = self.crowd.enter(client, self.limits.connections_per_client_max);
+        if entry == Entry::Full {
+            self.stats.connections_refused_client.add(1);
+        }
+        entry
     }
 
     /// What a codec reports, of either side.
@@ -91,7 +106,13 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 conn.settled |= matches!(event, Event::Settings);
                 self.upstream_changed(id);
             }
-            Event::Settings | Event::GoAway { .. } | Event::Pong { .. } => {}
+            Event::Settings => {
+                // An HTTP/2 client has said all that it must before it asks.
+                if let Some(conn) = self.conn(id) {
+                    conn.settled = true;
+                }
+            }
+            Event::GoAway { .. } | Event::Pong { .. } => {}
         }
     }
 
@@ -223,6 +244,7 @@ impl<T: Default> Exchange<T> {
             is_tls: false,
             attempt: 0,
             attached_in: 0,
+            paced: (steady_ring::Time::ZERO, 0),
             accepted: false,
             parked_upstream: None,
             told: false,

@@ -258,6 +258,9 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         self.conns_open -= 1;
         let gauge = if conn.is_down() { &self.stats.connections_open } else { &self.stats.upstream_open };
         gauge.sub(1);
+        if let Some(client) = conn.peer().filter(|_| conn.counted) {
+            self.crowd.leave(client);
+        }
         let Conn { out, mut aside, .. } = *conn;
         let Buffers { wire, pending } = aside.take();
         self.spare_out(out);

@@ -6,8 +6,9 @@ use steady_http::{Head, Method, StreamId};
 use steady_ring::{ConnId, Time};
 
 use crate::held::Held;
+use crate::limits::Limits;
 use crate::plane::Listed;
-use crate::policy::{BodyFilter, Outcome, ParkKey, Target, Timing};
+use crate::policy::{BodyFilter, Outcome, ParkKey, Protocol, Target, Timing};
 use crate::refusal::Refusal;
 
 /// An exchange of one worker: a slot and its generation.
@@ -83,6 +84,8 @@ pub(crate) struct Exchange<T> {
     pub attempt: u8,
     /// The batch in which it was given to its upstream.
     pub attached_in: u64,
+    /// Since when its body's rate is measured, and how much had come by then.
+    pub paced: (Time, u64),
     /// Whether the upstream may have begun to process it.
     pub accepted: bool,
     /// Its upstream says that it waits there: until when, at the latest.
@@ -172,6 +175,25 @@ impl<T> Exchange<T> {
     /// Whether the upstream has all that it needs to answer. Who asks for a tunnel has nothing more to say before that.
     pub(crate) fn is_asked(&self) -> bool {
         self.upload.source_ended || self.request.is_connect()
+    }
+
+    /// Whether its client has sent its body slower than it must since that was last looked at; if not, it will be looked at
+    /// again. A client that is held back, or waits to be told to go on, is not slow.
+    pub(crate) fn drips(&mut self, limits: &Limits, now: Time) -> bool {
+        let came = self.upload.bytes - self.paced.1;
+        let least = u64::from(limits.body_rate_min) * limits.body_rate_over.as_secs();
+        let is_held_back = self.upload.waiting() > 0 || self.upload.bytes == 0;
+        let drips = came < least && !is_held_back;
+        if !drips {
+            self.paced = (now, self.upload.bytes);
+        }
+        drips
+    }
+
+    /// When the rate of a body that is still to come is to be looked at: where it holds a connection of HTTP/1.1.
+    pub(crate) fn pace_due(&self, limits: &Limits) -> Time {
+        let serial = self.target.as_ref().is_some_and(|target| target.protocol == Protocol::Http1);
+        if serial && limits.body_rate_min > 0 { self.paced.0 + limits.body_rate_over } else { Time::MAX }
     }
 
     /// Whether a response with this status has no body, whatever its head says (RFC 9110 §6.4.1).

@@ -7,7 +7,9 @@
 
 mod attempt;
 mod batches;
+mod bounds;
 mod conn;
+mod crowd;
 pub mod daemon;
 mod deadlines;
 mod downstream;
@@ -36,6 +38,7 @@ mod upstream;
 mod wire;
 mod worker;
 
+pub use bounds::{Bounds, KEYS, Key, Unit};
 pub use fleet::{Blueprint, Fleet};
 pub use limits::{Limits, Timeouts};
 pub use plane::{Command, Listed, Look, Plane, Seat};
@@ -44,5 +47,5 @@ pub use policy::{
     Reply, Request, Target, Timing, UpstreamTls,
 };
 pub use refusal::{Explanation, Refusal};
-pub use stats::{Cell, Stats};
+pub use stats::{Cell, Late, Stats};
 pub use worker::{Config, Listener, Worker};

@@ -7,6 +7,9 @@ use std::time::Duration;
 pub struct Limits {
     /// Downstream connections of one worker. Past it a new one is closed at once: descriptors and memory are finite.
     pub connections_max: usize,
+    /// Of these, one client's: an IPv4 address, or an IPv6 network of 64 bits; with the PROXY protocol, the client that it
+    /// names. Past it a new one is closed at once. 0: no bound. One client that takes the connections of all others.
+    pub connections_per_client_max: usize,
     /// Exchanges of one worker. Past it a request is answered 503 before it costs more.
     pub exchanges_max: usize,
     /// Requests that may be parked at once. Past it one is answered 503 with Retry-After: whatever they wait for, a crowd must not
@@ -55,6 +58,12 @@ pub struct Limits {
     pub write_stall: Duration,
     /// How long a client may leave untaken what there is for it of an answer. HTTP/2 clients that give no window.
     pub take_stall: Duration,
+    /// Octets a second of a request's body that an application over HTTP/1.1 waits for with nothing else to do: it has a
+    /// connection to itself, of which there are [`h1_connections_max`](Limits::h1_connections_max). 0: no bound. Bodies that drip.
+    pub body_rate_min: u32,
+    /// For how long a body's rate is measured, again and again. What an application does not take meanwhile is no fault of its
+    /// client.
+    pub body_rate_over: Duration,
     /// How long a connection to another machine may be silent before it is asked for a sign of life, and how long that may take
     /// to come. A host that vanishes without a word.
     pub upstream_ping_interval: Duration,
@@ -72,6 +81,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             connections_max: 200_000,
+            connections_per_client_max: 20_000,
             exchanges_max: 100_000,
             parked_max: 20_000,
             parked_bytes_max: 128 * 1024 * 1024,
@@ -93,6 +103,8 @@ impl Default for Limits {
             handshake_max: Duration::from_secs(5),
             write_stall: Duration::from_secs(300),
             take_stall: Duration::from_secs(300),
+            body_rate_min: 16,
+            body_rate_over: Duration::from_secs(60),
             upstream_ping_interval: Duration::from_secs(15),
             upstream_ping_timeout: Duration::from_secs(10),
             upstream_idle: Duration::from_secs(55),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use steady_http::Head;
 use steady_ring::{Addr, Time};
 
+use crate::bounds::Bounds;
 use crate::limits::Timeouts;
 use crate::refusal::Refusal;
 
@@ -27,6 +28,12 @@ pub trait Policy: Sized + 'static {
 
     /// A new snapshot is in force, before any request is routed by it. Returns the deadlines it asks for.
     fn published(&mut self, snapshot: &Self::Snapshot) -> Timeouts;
+
+    /// The bounds that this snapshot asks for; `None`: those that are in force stay.
+    fn bounds(&self, snapshot: &Self::Snapshot) -> Option<Arc<Bounds>> {
+        let _ = snapshot;
+        None
+    }
 
     /// The TLS configuration for a client that asks for this name (`None`: it sent none).
     fn tls(&mut self, snapshot: &Self::Snapshot, server_name: Option<&str>) -> Credentials;

@@ -38,15 +38,18 @@ pub enum Late {
     Begin,
     /// Take what was there for it.
     Read,
+    /// Send more than a few octets now and then of the body that it had begun.
+    Send,
 }
 
 impl Late {
-    pub const ALL: [Late; 2] = [Late::Begin, Late::Read];
+    pub const ALL: [Late; 3] = [Late::Begin, Late::Read, Late::Send];
 
     const fn name(self) -> &'static str {
         match self {
             Late::Begin => "begin",
             Late::Read => "read",
+            Late::Send => "send",
         }
     }
 }
@@ -57,6 +60,7 @@ pub struct Stats {
     pub connections_accepted: Cell,
     pub connections_open: Cell,
     pub connections_refused: Cell,
+    pub connections_refused_client: Cell,
     pub accept_failed: Cell,
     pub clients_late: [Cell; Late::ALL.len()],
     pub upstream_connects: Cell,
@@ -128,6 +132,8 @@ impl Samples for Stats {
             Counter,
             &self.connections_refused,
         );
+        let help = "Connections closed at once because their client's address has as many as it may.";
+        plain("connections_refused_per_client_total", help, Counter, &self.connections_refused_client);
         plain("accept_failures_total", "Accepts that failed (descriptors, memory).", Counter, &self.accept_failed);
         plain("upstream_connects_total", "Connections begun to upstreams.", Counter, &self.upstream_connects);
         plain("upstream_connect_failures_total", "Those that failed.", Counter, &self.upstream_connect_failed);

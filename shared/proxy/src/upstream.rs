@@ -284,6 +284,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         exchange.phase = Phase::Attached;
         exchange.timing.attached = now;
         exchange.attached_in = self.batches.number();
+        exchange.paced = (now, exchange.upload.bytes);
         exchange.timing.answered = now;
         exchange.upload.sink_ended = end;
         let grow = exchange.down.filter(|_| !exchange.upload.keep && !exchange.upload.source_ended);

@@ -6,6 +6,7 @@ use steady_http::{Scheme, h1, h2};
 use steady_ring::{ConnId, Driver, RecvBuf, SendBuf};
 
 use crate::conn::{Http, Paused, Secure, Side, Stage};
+use crate::crowd::Entry;
 use crate::policy::Policy;
 use crate::proxy_protocol;
 use crate::tls::{Fault, Tls, TlsError};
@@ -57,8 +58,17 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 let rest = conn.aside.pending.split_off(header.consumed);
                 conn.aside.pending = Vec::new();
                 conn.http = Http::Unknown;
-                if let Side::Down { peer, .. } = &mut conn.side {
-                    *peer = header.source.map_or(*peer, |source| Some(source).into());
+                if let Some(client) = header.source {
+                    if let Side::Down { peer, .. } = &mut conn.side {
+                        *peer = Some(client).into();
+                    }
+                    let entry = self.enter(client);
+                    if entry == Entry::Full {
+                        return self.close(id);
+                    }
+                    if let Some(conn) = self.conn(id) {
+                        conn.counted = entry == Entry::Counted;
+                    }
                 }
                 if !rest.is_empty() {
                     self.receive_wire(id, &rest);
@@ -73,6 +83,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     }
 
     fn receive_tls(&mut self, id: ConnId, bytes: &[u8]) {
+        let now = self.now;
         let mut plain = std::mem::take(&mut self.plain);
         let Some(slot) = self.conns.get_mut(id.index()) else { return };
         let Some(conn) = slot.conn.as_deref_mut() else { return };
@@ -81,6 +92,9 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let result = tls.receive(bytes, &mut self.tls_scratch, &mut plain, &mut conn.aside.wire);
         let shaken = was_handshaking && !tls.is_handshaking();
         let resumed = shaken && tls.is_resumed();
+        if shaken {
+            conn.since = now;
+        }
         self.mark(id);
         if shaken {
             self.stats.tls_handshakes.add(1);

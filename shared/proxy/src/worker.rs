@@ -17,7 +17,9 @@ use steady_http::Head;
 use steady_ring::{ConnId, Driver, Event, ListenerId, Pieces, RecvBuf, SendBuf, Time, Timers};
 
 use crate::batches::Batches;
+use crate::bounds::Bounds;
 use crate::conn::{Conn, Stage};
+use crate::crowd::Crowd;
 use crate::exchange::{Exchange, Exchanges, Key};
 use crate::hash::KeyHash;
 use crate::limits::{Limits, Timeouts};
@@ -138,10 +140,13 @@ pub struct Worker<D: Driver, P: Policy> {
     pub(crate) version: u64,
     pub(crate) timeouts: Timeouts,
     pub(crate) limits: Limits,
+    /// What the policy asked for last.
+    bounds: Option<Arc<Bounds>>,
     pub(crate) upstream_limits: Rc<steady_http::Limits>,
     pub(crate) listeners: Vec<ListenerState>,
     pub(crate) conns: Vec<ConnSlot>,
     pub(crate) conns_open: usize,
+    pub(crate) crowd: Crowd,
     pub(crate) exchanges: Exchanges<P::Ticket>,
     /// Exchanges that are over, kept for their memory.
     pub(crate) spares: Vec<Box<Exchange<P::Ticket>>>,
@@ -216,10 +221,12 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             version,
             timeouts,
             limits: config.limits.clone(),
+            bounds: None,
             upstream_limits: Rc::new(config.upstream_limits.clone()),
             listeners,
             conns: Vec::new(),
             conns_open: 0,
+            crowd: Crowd::default(),
             exchanges: Exchanges::new(),
             spares: Vec::new(),
             upstreams: HashMap::default(),
@@ -243,6 +250,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             draining: None,
             warn_again: Time::ZERO,
         };
+        worker.take_bounds();
         for (index, socket) in sockets.into_iter().enumerate() {
             worker.listeners[index].id = Some(worker.driver.listen(socket)?);
         }
@@ -329,7 +337,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             let timeouts = self.policy.published(&snapshot);
             self.snapshot = snapshot;
             self.stats.publications.add(1);
-            if std::mem::replace(&mut self.timeouts, timeouts) != timeouts {
+            let others = self.take_bounds();
+            if std::mem::replace(&mut self.timeouts, timeouts) != timeouts || others {
                 self.arm_all();
             }
             self.resume_ready();
@@ -344,6 +353,27 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             }
             self.run_todo();
         }
+    }
+
+    /// Puts the bounds in force that the snapshot asks for. Connections keep the codec's that they began with. `false`: they are
+    /// what they were.
+    fn take_bounds(&mut self) -> bool {
+        let Some(bounds) = self.policy.bounds(&self.snapshot) else { return false };
+        if self.bounds.as_ref() == Some(&bounds) {
+            return false;
+        }
+        let clients = Rc::new(bounds.clients.clone());
+        self.listeners.iter_mut().for_each(|listener| listener.codec_limits = Rc::clone(&clients));
+        self.upstream_limits = Rc::new(bounds.upstreams.clone());
+        let before = std::mem::replace(&mut self.limits, bounds.worker.clone());
+        match (before.connections_per_client_max, self.limits.connections_per_client_max) {
+            (0, 0) => {}
+            (0, _) => self.count_clients(),
+            (_, 0) => self.forget_clients(),
+            _ => {}
+        }
+        self.bounds = Some(bounds);
+        true
     }
 
     /// Routes again what is parked and may go on under the new snapshot.

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use steady_proxy::{Outcome, Timeouts};
+use steady_proxy::{Late, Outcome, Timeouts};
 use steady_ring::Faults;
 
-use crate::lab::{GET, Lab, SECOND, UPGRADE};
+use crate::lab::{GET, Lab, OK, SECOND, UPGRADE};
 use crate::world::peer::Raw;
 use crate::world::policy::{Place, Scene};
 use crate::world::{World, config};
@@ -108,5 +108,71 @@ fn a_connect_that_is_never_answered_and_a_parking_place_that_never_opens_have_th
     assert!(!lab.client.borrow().text(parked).contains("HTTP/1.1 502 "));
     lab.wait(2 * SECOND);
     assert!(lab.client.borrow().text(parked).contains("HTTP/1.1 502 "), "{}", lab.client.borrow().text(parked));
+    lab.end();
+}
+
+#[test]
+fn half_of_what_an_http2_client_says_first_has_the_deadline_of_a_head() {
+    let timeouts = Timeouts { header: 4 * SECOND, idle: 60 * SECOND, ..Timeouts::default() };
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    for (what, late) in [(&b"PRI * HTTP/2.0\r\n"[..], 1), (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 1)] {
+        let mut lab = Lab::with(|addr| Place::h1(1, addr), &config(), timeouts);
+        let client = lab.send(what);
+        lab.wait(3 * SECOND);
+        assert!(!lab.client.borrow().is_over(client), "not yet");
+        lab.wait(2 * SECOND);
+        assert!(lab.client.borrow().is_over(client), "{what:?}");
+        assert_eq!(lab.world.proxies[0].stats().clients_late[Late::Begin as usize].value(), late);
+        lab.end();
+    }
+    let mut lab = Lab::with(|addr| Place::h1(1, addr), &config(), timeouts);
+    let client = lab.send([&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &settings].concat());
+    lab.wait(30 * SECOND);
+    assert!(!lab.client.borrow().is_over(client), "one that may ask has the time of an idle connection");
+    lab.end();
+}
+
+const POST: &str = "POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: 100000\r\n\r\n";
+
+/// What becomes of a body of which so much comes every other second, for ten minutes.
+fn dripping(place: impl Fn(SocketAddr) -> Place, octets: usize) -> (String, u64) {
+    let mut lab = Lab::with(place, &config(), Timeouts::default());
+    let client = lab.send(POST);
+    for _ in 0..300 {
+        lab.client.borrow_mut().send(client, vec![b'x'; octets]);
+        lab.wait(2 * SECOND);
+    }
+    let status = lab.client.borrow().text(client).get(9..12).unwrap_or_default().to_owned();
+    let late = lab.world.proxies[0].stats().clients_late[Late::Send as usize].value();
+    lab.client.borrow_mut().hang_up();
+    lab.end();
+    (status, late)
+}
+
+#[test]
+fn a_body_that_drips_does_not_hold_an_applications_connection() {
+    assert_eq!(dripping(|addr| Place::h1(1, addr), 3), ("408".to_owned(), 1));
+    assert_eq!(dripping(|addr| Place::h1(1, addr), 40), (String::new(), 0), "slow, and fast enough");
+}
+
+#[test]
+fn a_body_that_drips_over_http2_shares_its_connection_and_may() {
+    assert_eq!(dripping(|addr| Place::h2(1, addr), 3), (String::new(), 0));
+}
+
+#[test]
+fn a_client_that_is_held_back_by_its_application_is_not_slow() {
+    let mut lab =
+        Lab::with(|addr| Place::h1(1, addr), &config(), Timeouts { idle: 900 * SECOND, ..Timeouts::default() });
+    let client = lab.send("POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: 3000000\r\n\r\n");
+    let up = lab.upstream(0);
+    lab.origin.borrow_mut().pause(up);
+    lab.client.borrow_mut().send(client, vec![b'x'; 3_000_000]);
+    lab.wait(200 * SECOND);
+    assert_eq!(lab.client.borrow().text(client), "", "nobody is answered that he is late");
+    lab.origin.borrow_mut().resume(up);
+    lab.wait(SECOND);
+    lab.origin.borrow_mut().send(up, OK);
+    lab.client_got(client, b"ok");
     lab.end();
 }

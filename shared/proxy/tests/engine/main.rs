@@ -1,6 +1,7 @@
 //! The engine's behaviour, one sentence at a time, with every octet of both ends said by the test.
 
 mod bodies;
+mod bounds;
 mod connections;
 mod deadlines;
 mod ends;

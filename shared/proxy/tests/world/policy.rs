@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use steady_http::{Head, Method};
 use steady_proxy::{
-    AttemptEnd, BodyFilter, Credentials, Decision, Interim, Judgement, ParkKey, Policy, Protocol, Record, Refusal,
-    Reply, Request, Target, Timeouts, Timing, UpstreamTls,
+    AttemptEnd, BodyFilter, Bounds, Credentials, Decision, Interim, Judgement, ParkKey, Policy, Protocol, Record,
+    Refusal, Reply, Request, Target, Timeouts, Timing, UpstreamTls,
 };
 use steady_ring::{Addr, Time};
 
@@ -36,6 +36,8 @@ pub struct Scene {
     /// Whether it says in an interim response that a request is parked.
     pub tell: bool,
     pub credentials: Credentials,
+    /// What it asks of the worker.
+    pub bounds: Option<Arc<Bounds>>,
 }
 
 /// A filter that says everything twice, and at the end that it was the end.
@@ -103,6 +105,7 @@ impl Scene {
             echo: false,
             tell: false,
             credentials: Credentials::Refused,
+            bounds: None,
         }
     }
 }
@@ -236,6 +239,10 @@ impl Policy for TestPolicy {
         self.echo = scene.echo;
         self.tell = scene.tell;
         scene.timeouts
+    }
+
+    fn bounds(&self, scene: &Scene) -> Option<Arc<Bounds>> {
+        scene.bounds.clone()
     }
 
     fn tls(&mut self, scene: &Scene, _: Option<&str>) -> Credentials {

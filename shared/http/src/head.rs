@@ -213,10 +213,10 @@ impl Head {
 
     /// Appends a field whose name is lower-cased on the way in.
     pub fn push_lowercasing(&mut self, name: &[u8], value: &[u8]) {
-        let name = self.put(name);
-        let range = name.start as usize..(name.start + name.len) as usize;
-        self.arena[range.clone()].make_ascii_lowercase();
-        let id = Name::from_bytes(&self.arena[range]);
+        let id = Name::from_any_case(name);
+        // A well-known name is in its number.
+        let name = self.put(if id == Name::Other { name } else { b"" });
+        self.arena[name.start as usize..].make_ascii_lowercase();
         let value = self.put(value);
         self.entries.push(Entry { id, never_indexed: false, name, value });
     }

@@ -7,8 +7,10 @@ use steady_http::{Codec, StreamId, h1, h2};
 use steady_ring::{ConnId, SendBuf, Time};
 
 use crate::exchange::Key;
+use crate::limits::Limits;
 use crate::liveness::Watch;
 use crate::tls::{Acceptor, Parked, Tls};
+use crate::worker::Spares;
 
 /// Who is at the other end.
 #[derive(Debug)]
@@ -242,6 +244,27 @@ impl Conn {
             Http::H1Client(codec) => Some(codec.as_mut()),
             Http::H2Client(codec) => Some(codec.as_mut()),
         }
+    }
+
+    /// See [`Worker::touch`](crate::worker::Worker::touch).
+    pub(crate) fn touch(&mut self, buffers: &mut Spares, dirty: &mut Vec<ConnId>) {
+        let out = &mut self.out.bytes;
+        if out.capacity() == 0 {
+            *out = buffers.take();
+            if out.capacity() == 0 {
+                out.reserve(2048);
+            }
+        }
+        if !self.dirty {
+            self.dirty = true;
+            dirty.push(self.id);
+        }
+    }
+
+    /// Whether a client has more answers to read than are to be kept for it. Bodies wait elsewhere; heads, and what the
+    /// codec says by itself, do not, and a client that asks without reading would make us keep them without bound.
+    pub(crate) fn is_clogged(&self, limits: &Limits) -> bool {
+        self.is_down() && self.out.len() > 2 * limits.out_bytes_max
     }
 
     /// The codec and the output it writes to, at once.

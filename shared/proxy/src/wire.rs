@@ -11,7 +11,7 @@ use crate::policy::Policy;
 use crate::proxy_protocol;
 use crate::tls::{Fault, Tls, TlsError};
 use crate::upstream::Failure;
-use crate::worker::{Todo, Worker};
+use crate::worker::{Todo, Worker, lookup};
 
 /// What an HTTP/2 client says first (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -246,20 +246,21 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     fn parse(&mut self, id: ConnId, input: &[u8]) -> usize {
         let mut total = 0;
         loop {
-            if !self.is_usable(id) {
-                return input.len();
-            }
             let rest = &input[total..];
-            if self.conn(id).is_some_and(|conn| matches!(conn.http, Http::Unknown)) && !self.detect(id, rest) {
-                return total;
+            let Some(conn) = lookup(&mut self.conns, id).filter(|conn| conn.stage == Stage::Open) else {
+                return input.len();
+            };
+            if matches!(conn.http, Http::Unknown) {
+                if !self.detect(id, rest) {
+                    return total;
+                }
+                continue;
             }
-            if self.is_clogged(id) {
+            if conn.is_clogged(&self.limits) {
                 self.set_paused(id, |paused| paused.output = true);
                 return total;
             }
-            self.touch(id);
-            let Some(slot) = self.conns.get_mut(id.index()) else { return input.len() };
-            let Some(conn) = slot.conn.as_deref_mut() else { return input.len() };
+            conn.touch(&mut self.buffers, &mut self.dirty);
             let Some((codec, out)) = conn.codec_and_out() else { return total };
             match codec.receive(rest, &mut self.scratch, out) {
                 Ok(step) => {
@@ -277,13 +278,6 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         }
         self.check_finished(id);
         total
-    }
-
-    /// Whether a client has more answers to read than are to be kept for it. Bodies wait elsewhere; heads, and what the
-    /// codec says by itself, do not, and a client that asks without reading would make us keep them without bound.
-    fn is_clogged(&mut self, id: ConnId) -> bool {
-        let max = 2 * self.limits.out_bytes_max;
-        self.conn(id).is_some_and(|conn| conn.is_down() && conn.out.len() > max)
     }
 
     /// Finds out the version of a cleartext connection by its first octets. `false`: too few to tell.

@@ -80,6 +80,12 @@ pub(crate) struct ConnSlot {
     pub armed: Time,
 }
 
+/// The connection, unless it is gone.
+#[inline]
+pub(crate) fn lookup(conns: &mut [ConnSlot], id: ConnId) -> Option<&mut Conn> {
+    conns.get_mut(id.index())?.conn.as_deref_mut().filter(|conn| conn.id == id)
+}
+
 pub(crate) struct ListenerState {
     pub config: Listener,
     pub codec_limits: Rc<steady_http::Limits>,
@@ -388,8 +394,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     }
 
     pub(crate) fn conn(&mut self, id: ConnId) -> Option<&mut Conn> {
-        let conn = self.conns.get_mut(id.index())?.conn.as_deref_mut()?;
-        (conn.id == id).then_some(conn)
+        lookup(&mut self.conns, id)
     }
 
     /// Puts a new connection into its slot.
@@ -408,18 +413,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
 
     /// Makes sure that `conn.out` has memory before a codec writes to it, and that it is flushed after the batch.
     pub(crate) fn touch(&mut self, id: ConnId) {
-        let Some(slot) = self.conns.get_mut(id.index()) else { return };
-        let Some(conn) = slot.conn.as_deref_mut().filter(|conn| conn.id == id) else { return };
-        let out = &mut conn.out.bytes;
-        if out.capacity() == 0 {
-            *out = self.buffers.take();
-            if out.capacity() == 0 {
-                out.reserve(2048);
-            }
-        }
-        if !conn.dirty {
-            conn.dirty = true;
-            self.dirty.push(id);
+        if let Some(conn) = lookup(&mut self.conns, id) {
+            conn.touch(&mut self.buffers, &mut self.dirty);
         }
     }
 

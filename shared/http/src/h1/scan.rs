@@ -46,14 +46,32 @@ const fn is_value(octet: u8) -> bool {
 /// what comes next, if anything, is a control.
 pub(super) fn value_len(input: &[u8]) -> usize {
     let mut at = 0;
-    // Without a branch inside, a block is a handful of vector instructions.
-    while let Some((block, _)) = input[at..].split_first_chunk::<16>() {
-        if block.iter().fold(0, |bad, &octet| bad | u8::from(!is_value(octet))) != 0 {
-            break;
+    while let Some((block, _)) = input[at..].split_first_chunk::<8>() {
+        let controls = controls(u64::from_le_bytes(*block));
+        if controls == 0 {
+            at += block.len();
+            continue;
         }
-        at += block.len();
+        at += (controls.trailing_zeros() / 8) as usize;
+        if input[at] != b'\t' {
+            return at;
+        }
+        at += 1;
     }
     at + input[at..].iter().position(|&octet| !is_value(octet)).unwrap_or(input.len() - at)
+}
+
+/// Where the first of eight octets is that is a control (HTAB, too): the lowest bit set is the top bit of that octet, the least
+/// significant octet being the first.
+fn controls(octets: u64) -> u64 {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const TOPS: u64 = ONES << 7;
+    // Subtracting borrows where the octet was less. A borrow reaches into the octets above it, so that the lowest one found
+    // is right and those above it need not be.
+    let below_space = octets.wrapping_sub(ONES * 0x20) & !octets;
+    let without_delete = octets ^ (ONES * 0x7f);
+    let delete = without_delete.wrapping_sub(ONES) & !without_delete;
+    (below_space | delete) & TOPS
 }
 
 /// Without the white space around it.

@@ -1,7 +1,7 @@
 //! The streams of one connection: a slab of slots, and a small map from stream numbers to slots.
 //!
-//! Stream numbers increase by two, so the map is an open-addressing table whose hash is the number itself: streams that
-//! are open together lie next to each other.
+//! The map is an open-addressing table. Stream numbers follow each other, so its hash spreads them: if it were the number
+//! itself, streams that are open together would be one run of neighbours, which each removal would have to walk to its end.
 
 use crate::codec::StreamId;
 
@@ -43,6 +43,14 @@ pub(super) const UNDECLARED: u64 = u64::MAX;
 
 const NONE: u32 = u32::MAX;
 
+/// A stream's own place in a map of `mask` + 1 places: the top bits of a product with the golden ratio, which spreads numbers
+/// that follow each other as far apart as can be.
+#[inline]
+fn home(id: u32, mask: usize) -> usize {
+    let mixed = u64::from((id >> 1).wrapping_mul(0x9e37_79b9));
+    ((mixed * (mask as u64 + 1)) >> 32) as usize
+}
+
 #[derive(Debug)]
 pub(super) struct Streams {
     /// `id` 0: free; then `owed` is the next free slot.
@@ -74,7 +82,7 @@ impl Streams {
             return None;
         }
         let mask = self.map.len() - 1;
-        let mut at = (id >> 1) as usize & mask;
+        let mut at = home(id, mask);
         loop {
             let slot = self.map[at];
             if slot == NONE {
@@ -134,7 +142,7 @@ impl Streams {
 
     fn place(&mut self, slot: u32, id: u32) {
         let mask = self.map.len() - 1;
-        let mut at = (id >> 1) as usize & mask;
+        let mut at = home(id, mask);
         while self.map[at] != NONE {
             at = (at + 1) & mask;
         }
@@ -158,7 +166,7 @@ impl Streams {
         let id = self.slab[slot as usize].id;
         debug_assert_ne!(id, 0);
         let mask = self.map.len() - 1;
-        let mut hole = (id >> 1) as usize & mask;
+        let mut hole = home(id, mask);
         while self.map[hole] != slot {
             hole = (hole + 1) & mask;
         }
@@ -170,7 +178,7 @@ impl Streams {
             if next == NONE {
                 break;
             }
-            let home = (self.slab[next as usize].id >> 1) as usize & mask;
+            let home = home(self.slab[next as usize].id, mask);
             if (at.wrapping_sub(home) & mask) >= (at.wrapping_sub(hole) & mask) {
                 self.map[hole] = next;
                 hole = at;

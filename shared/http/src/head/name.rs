@@ -115,6 +115,9 @@ const fn first_place(name: &[u8]) -> usize {
 
 const PLACES: usize = 256;
 
+/// No well-known name is longer.
+const LEN_MAX: usize = 32;
+
 /// The numbers of all names by [`first_place`], each in the first place that is free from there on; [`Name::Other`]'s number
 /// where nothing is. Filled to less than half, so that a search is short.
 static INDEX: [u8; PLACES] = {
@@ -122,6 +125,7 @@ static INDEX: [u8; PLACES] = {
     let mut index = [Name::Other as u8; PLACES];
     let mut number = 0;
     while number < Name::ALL.len() {
+        assert!(Name::ALL[number].as_bytes().len() <= LEN_MAX);
         let mut place = first_place(Name::ALL[number].as_bytes());
         while index[place] != Name::Other as u8 {
             place = (place + 1) % PLACES;
@@ -145,6 +149,16 @@ impl Name {
         }
     }
 
+    /// The well-known name that these octets are, in whatever case.
+    pub fn from_any_case(name: &[u8]) -> Name {
+        // Of a fixed length, so that lowering it is two instructions.
+        let mut lower = [0; LEN_MAX];
+        let Some(part) = lower.get_mut(..name.len()) else { return Name::Other };
+        part.copy_from_slice(name);
+        lower.make_ascii_lowercase();
+        Name::from_bytes(&lower[..name.len()])
+    }
+
     /// Whether it is one of our own, which no client and no application may send.
     pub fn is_reserved(name: &[u8]) -> bool {
         name.starts_with(b"steady-")
@@ -159,7 +173,15 @@ mod tests {
     fn every_name_is_found_by_its_octets() {
         for &name in Name::ALL {
             assert_eq!(Name::from_bytes(name.as_bytes()), name);
+            assert_eq!(Name::from_any_case(name.as_bytes()), name);
+            let capitals = name.as_bytes().to_ascii_uppercase();
+            assert_eq!(Name::from_any_case(&capitals), name);
+            assert_eq!(Name::from_bytes(&capitals), Name::Other, "only small letters");
         }
+        // An octet that differs from a name's in the bit of the case alone, and is no letter.
+        assert_eq!(Name::from_any_case(b"etag\x0d"), Name::Other);
+        assert_eq!(Name::from_any_case(b"alt\x0dsvc"), Name::Other);
+        assert_eq!(Name::from_any_case(b"X-Unknown"), Name::Other);
         assert_eq!(Name::from_bytes(b"x-unknown"), Name::Other);
         assert_eq!(Name::from_bytes(b"\xff"), Name::Other);
         assert_eq!(Name::from_bytes(b""), Name::Other);

@@ -347,6 +347,8 @@ fn certificates(dir: &Path, names: &[Vec<&str>]) -> steady_lb::certs::Certs {
     std::fs::create_dir(&certs).unwrap();
     let mut params = rcgen::CertificateParams::default();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    // With the name of those that it signs, OpenSSL would take them for self-signed.
+    params.distinguished_name.push(rcgen::DnType::CommonName, "the authority of a house");
     let key = rcgen::KeyPair::generate().unwrap();
     std::fs::write(dir.join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
     let issuer = rcgen::Issuer::new(params, key);

@@ -308,6 +308,13 @@ impl Scheme {
     }
 }
 
+/// Whether a tunnel of this protocol (`NAME` or `NAME/VERSION`) is carried through: none of another HTTP, nor of TLS inside the
+/// connection. Whoever is granted one speaks past everything that is between.
+pub(crate) fn is_carried(protocol: &[u8]) -> bool {
+    let name = protocol.split(|&octet| octet == b'/').next().unwrap_or_default();
+    ![&b"h2c"[..], b"h2", b"http", b"tls"].iter().any(|other| name.eq_ignore_ascii_case(other))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,8 +12,8 @@
 //! - `Host`/`:authority` is [`Head::authority`], `Content-Length` is [`Head::content_length`]; neither is among the fields.
 //! - A WebSocket (or other) upgrade is an extended CONNECT (RFC 8441): method `CONNECT` and a [`Head::protocol`]. A
 //!   successful answer to it is a 200 in canonical form, whatever the wire says (101 in HTTP/1.1). Upgrades to `h2c` and
-//!   `TLS/*` are ignored, as RFC 9110 §7.8 permits. `Sec-WebSocket-Key` and `-Accept` cross as plain fields where they
-//!   are given; the HTTP/1.1 codecs make them where they are missing.
+//!   `TLS/*` are ignored, as RFC 9110 §7.8 permits, and an extended CONNECT for one is malformed. `Sec-WebSocket-Key` and
+//!   `-Accept` cross as plain fields where they are given; the HTTP/1.1 codecs make them where they are missing.
 //! - After a successful CONNECT the stream is a tunnel: [`Event::Data`] both ways until [`Event::Data`] with `end`.
 
 mod authority;

@@ -4,7 +4,7 @@ use super::fields::{Facts, parse_head};
 use super::scan::{bad, is_token, list, over, token_len};
 use crate::authority::Authority;
 use crate::error::Error;
-use crate::head::{Head, Method, Name, Scheme};
+use crate::head::{Head, Method, Name, Scheme, is_carried};
 use crate::limits::{Limit, Limits};
 
 /// How the octets after a request's head are to be read.
@@ -184,13 +184,11 @@ fn content(http10: bool, facts: &Facts<'_>, head: &mut Head) -> Result<Content, 
     Ok(Content::Length(length))
 }
 
-/// The first protocol of an `Upgrade` field that is carried through: not another HTTP, nor TLS inside the connection.
+/// The first protocol of an `Upgrade` field that is carried through.
 fn upgrade_protocol(value: &[u8]) -> Option<&[u8]> {
     list(value).find(|protocol| {
         let mut parts = protocol.splitn(2, |&octet| octet == b'/');
-        let name = parts.next().unwrap_or_default();
-        let carried = ![&b"h2c"[..], b"h2", b"http", b"tls"].iter().any(|other| name.eq_ignore_ascii_case(other));
-        carried && is_token(name) && parts.next().is_none_or(is_token)
+        is_carried(protocol) && is_token(parts.next().unwrap_or_default()) && parts.next().is_none_or(is_token)
     })
 }
 

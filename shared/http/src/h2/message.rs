@@ -5,7 +5,7 @@
 //! [`EXCESS`] times over, which ends the connection: decoding for nothing is work that the peer chose.
 
 use crate::authority::Authority;
-use crate::head::{Head, Method, Name, Scheme};
+use crate::head::{Head, Method, Name, Scheme, is_carried};
 use crate::limits::{Limit, Limits};
 
 use super::hpack::{Fields, HpackError, Marks, Which};
@@ -289,6 +289,9 @@ impl<'h> Message<'h> {
             Which::PROTOCOL => {
                 if text.is_empty() || !text.iter().all(|&octet| is_token(octet) || octet == b'/') {
                     return Err(":protocol is not a token");
+                }
+                if !is_carried(text) {
+                    return Err(":protocol is another HTTP, or TLS");
                 }
                 // As HTTP/1.1's codec has it: a protocol's name is compared in any case (RFC 9110 §7.8).
                 if text.eq_ignore_ascii_case(b"websocket") {

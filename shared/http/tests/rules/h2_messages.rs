@@ -247,6 +247,17 @@ fn rfc_8441_4_an_extended_connect_has_scheme_path_and_authority_and_its_method_i
 }
 
 #[test]
+fn a_tunnel_of_another_http_or_of_tls_is_refused_as_its_upgrade_is_not_carried() {
+    // Behind an HTTP/1.1 origin that grants it, its client would speak past everything that is between.
+    for protocol in ["h2c", "H2C", "h2", "HTTP/2.0", "http", "TLS/1.0", "tls"] {
+        malformed(&changed(WEBSOCKET, ":protocol", protocol));
+    }
+    for protocol in ["connect-udp", "h2cat", "foo/2"] {
+        assert!(taken(&changed(WEBSOCKET, ":protocol", protocol)).ends_with(&format!("|protocol={protocol}")));
+    }
+}
+
+#[test]
 fn rfc_8441_5_a_granted_one_is_a_tunnel_that_ends_with_its_streams_sides() {
     let mut end = plain();
     end.hear(&frame(HEADERS, EH, 1, &block(WEBSOCKET))).unwrap();

@@ -260,6 +260,13 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 self.set_paused(id, |paused| paused.output = true);
                 return total;
             }
+            if conn.unsent && !rest.is_empty() {
+                // Behind an answer, and the request that got the connection then has not left: this answers nothing, whatever it
+                // looks like (RFC 9112 §9.2).
+                tracing::debug!("an upstream said more than its answer");
+                self.upstream_failed(id, Failure::Rules);
+                return input.len();
+            }
             conn.touch(&mut self.buffers, &mut self.dirty);
             let Some((codec, out)) = conn.codec_and_out() else { return total };
             match codec.receive(rest, &mut self.scratch, out) {

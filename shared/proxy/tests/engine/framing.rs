@@ -1,10 +1,12 @@
 //! How a body ends tells whether it is whole, in every pair of versions.
 
-use steady_proxy::Outcome;
+use steady_proxy::{Config, Limits, Outcome, Timeouts};
 use steady_ring::ConnId;
 
 use crate::frames as h2;
-use crate::lab::{GET, Lab, SECOND};
+use crate::lab::{GET, Lab, OK, SECOND};
+use crate::world::config;
+use crate::world::policy::Place;
 
 const GET_10: &str = "GET / HTTP/1.0\r\nhost: a.test\r\n\r\n";
 
@@ -85,10 +87,12 @@ fn a_client_of_http_1_0_that_asks_to_keep_its_connection_keeps_it_where_the_leng
     let mut lab = Lab::h1();
     let client = lab.send("GET / HTTP/1.0\r\nhost: a.test\r\nconnection: keep-alive\r\n\r\n");
     let up = lab.upstream(0);
+    lab.origin_got(up, b"\r\n\r\n");
     lab.origin.borrow_mut().send(up, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
     lab.client_got(client, b"ok");
     assert!(lab.client.borrow().text(client).contains("connection: keep-alive"));
     lab.client.borrow_mut().take(client);
+    lab.origin.borrow_mut().take(up);
     lab.client.borrow_mut().send(client, GET);
     lab.origin_got(up, b"\r\n\r\n");
     lab.origin.borrow_mut().send(up, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
@@ -96,4 +100,29 @@ fn a_client_of_http_1_0_that_asks_to_keep_its_connection_keeps_it_where_the_leng
     let versions: Vec<u8> = lab.world.proxies[0].ledger.borrow().records.iter().map(|record| record.version).collect();
     assert_eq!(versions, [10, 11]);
     lab.end();
+}
+
+#[test]
+fn octets_behind_a_response_are_not_taken_for_the_answer_to_the_next_request() {
+    // RFC 9112 §9.2: what comes while no request is outstanding is no response. The second request waits for the connection,
+    // and gets it in the middle of what the origin has sent.
+    let limits = Limits { h1_connections_max: 1, ..Limits::default() };
+    for body in ["", "hello"] {
+        let mut lab =
+            Lab::with(|addr| Place::h1(1, addr), &Config { limits: limits.clone(), ..config() }, Timeouts::default());
+        let first = lab.send(GET);
+        let up = lab.upstream(0);
+        lab.origin_got(up, b"\r\n\r\n");
+        let second =
+            lab.send(format!("POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: {}\r\n\r\n{body}", body.len()));
+        lab.wait(SECOND);
+        lab.origin.borrow_mut().send(up, format!("{OK}HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nforged"));
+        lab.client_got(first, b"ok");
+        let another = lab.upstream(1);
+        lab.origin_got(another, body.as_bytes());
+        assert_eq!(lab.client.borrow().text(second), "", "nobody has answered it");
+        lab.origin.borrow_mut().send(another, OK);
+        lab.client_got(second, b"ok");
+        lab.end();
+    }
 }

@@ -2,6 +2,7 @@
 
 mod rig;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rig::*;
@@ -107,6 +108,23 @@ async fn a_report_of_a_broken_connection_makes_it_look_at_once() {
     };
     assert_ne!(second.instance, first.instance);
     request.await.unwrap();
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_answers_when_it_is_doubted_is_published_again_so_that_workers_try_it_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { probe_every: Duration::from_secs(3600), ..quick_limits() };
+    let rig = Rig::start_with(config(dir.path()), limits).await;
+    let digest = bundle(&rig.client, &app("one")).await;
+    rig.client.place("shop", 1, "owner", 1, &digest).await;
+    let ready = rig.plane.until_ready("shop").await;
+    for _ in 0..2 {
+        let before = Arc::clone(rig.plane.history("shop").last().unwrap());
+        rig.notices.send(Notice::Broken { app: "shop".into(), instance: ready.instance }).await.unwrap();
+        let again = rig.plane.until("shop", |app| !std::ptr::eq(app, &*before)).await;
+        assert_eq!(again.process, before.process, "it is what it was");
+    }
     rig.stop().await;
 }
 

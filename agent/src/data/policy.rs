@@ -313,23 +313,22 @@ impl Policy for AgentPolicy {
         if let Some(begun) = ticket.begun.take() {
             self.meters.end(begun);
         }
-        let broken = match end {
-            AttemptEnd::ConnectFailed => {
-                local.broken.set(true);
-                // The publication may have changed since the request was routed; what counts is the instance.
-                if let Some(current) = self.apps.get(&local.seen.app.name)
-                    && current.seen.app.process == local.seen.app.process
-                {
-                    current.broken.set(true);
-                }
-                true
+        let Process::Ready { instance, .. } = local.seen.app.process else { return };
+        if !matches!(end, AttemptEnd::ConnectFailed | AttemptEnd::Broken | AttemptEnd::TimedOut) {
+            return;
+        }
+        // Control looks at its processes by itself, too; a full mailbox only delays that.
+        let told = self.notices.try_send(Notice::Broken { app: Arc::clone(&local.seen.app.name), instance }).is_ok();
+        // Nothing more is sent to it until control, which looks at it now, says that it may be. Where control was not told it
+        // would say nothing.
+        if end == AttemptEnd::ConnectFailed && told {
+            local.broken.set(true);
+            // The publication may have changed since the request was routed; what counts is the instance.
+            if let Some(current) = self.apps.get(&local.seen.app.name)
+                && current.seen.app.process == local.seen.app.process
+            {
+                current.broken.set(true);
             }
-            AttemptEnd::Broken | AttemptEnd::TimedOut => true,
-            AttemptEnd::Complete | AttemptEnd::Refused | AttemptEnd::Abandoned => false,
-        };
-        if broken && let Process::Ready { instance, .. } = local.seen.app.process {
-            // Control looks at its processes by itself, too; a full mailbox only delays that.
-            let _ = self.notices.try_send(Notice::Broken { app: Arc::clone(&local.seen.app.name), instance });
         }
     }
 
@@ -417,4 +416,70 @@ fn request_timing(timing: &Timing) -> RequestTiming {
 /// A decimal number without sign.
 fn number(digits: &[u8]) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::data::counts::Ledger;
+    use crate::gate::{App, Apps};
+
+    #[test]
+    fn a_process_that_refused_is_left_alone_only_where_control_was_told_and_until_it_says_the_same_again() {
+        let (notices, mut told) = mpsc::channel(1);
+        let (tracer, meters) = (Arc::default(), Arc::new(AppMeters::new(1)));
+        let mut policy = AgentPolicy::new(0, notices.clone(), Timeouts::default(), None, tracer, meters);
+        let ledger = Ledger::new(1);
+        let name: Arc<str> = "shop".into();
+        let view = || {
+            let app = App {
+                name: Arc::clone(&name),
+                role: Role::Owner,
+                generation: Generation(1),
+                version: 1,
+                process: Process::Ready {
+                    addr: SocketAddr::from(([127, 0, 0, 1], 1)).into(),
+                    protocol: Protocol::Http1,
+                    instance: 7,
+                },
+                queue_max: 9,
+                queue_wait: Duration::from_secs(1),
+                response_timeout: Duration::from_secs(1),
+            };
+            ledger.view(&Apps { apps: [(Arc::clone(&name), Arc::new(app))].into() }, None, None)
+        };
+        // Whether a request is forwarded; the connect fails.
+        let tried = |policy: &mut AgentPolicy, view: &View| {
+            let (mut head, mut ticket) = (Head::new(), Ticket::default());
+            head.push_known(Name::SteadyApp, b"shop");
+            let mut request = Request {
+                head: &mut head,
+                ticket: &mut ticket,
+                peer: None,
+                listener: 0,
+                server_name: None,
+                is_tls: false,
+                version: 20,
+                attempt: 0,
+                now: Time::ZERO,
+            };
+            assert!(policy.admit(view, &mut request).is_none());
+            let forwarded = matches!(policy.route(view, &mut request), Decision::Forward(_));
+            policy.attempt_ended(&mut ticket, AttemptEnd::ConnectFailed, Time::ZERO);
+            forwarded
+        };
+        let first = view();
+        policy.published(&first);
+        notices.try_send(Notice::Wake { app: "another".into() }).unwrap();
+        assert!(tried(&mut policy, &first) && tried(&mut policy, &first), "nobody would look, or say that it is well");
+        told.try_recv().unwrap();
+        assert!(tried(&mut policy, &first));
+        assert_eq!(told.try_recv(), Ok(Notice::Broken { app: Arc::clone(&name), instance: 7 }));
+        assert!(!tried(&mut policy, &first));
+        let again = view();
+        policy.published(&again);
+        assert!(tried(&mut policy, &again));
+    }
 }

@@ -145,22 +145,34 @@ impl Keeper {
         }
     }
 
-    /// Probes from time to time, and at once when in doubt, until too many fail in a row. Any answer is a sign of life.
+    /// Probes from time to time, and at once when in doubt, until too many fail in a row. Any answer is a sign of life, which a
+    /// worker that has doubted is told: it sends nothing more until it hears that it may.
     async fn hang(&self) -> String {
         let limits = &self.shared.limits;
         let mut failures = 0;
+        let mut doubted = false;
+        let mut sound_at: Option<Instant> = None;
         loop {
             let wait = if failures == 0 { limits.probe_every } else { limits.probe_again_after };
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 // Once it has failed, more reports say nothing new, and must not use up its chances.
                 () = self.doubt.notified(), if failures == 0 => {
-                    // Many requests may break at once; they are worth one probe.
-                    tokio::time::sleep(limits.start_probe_every).await;
+                    doubted = true;
+                    // Many requests may break at once; they are worth one probe. One that goes on to break some is not
+                    // published without end for that.
+                    let rest = sound_at.map_or(Duration::ZERO, |at| limits.probe_again_after.saturating_sub(at.elapsed()));
+                    tokio::time::sleep(limits.start_probe_every.max(rest)).await;
                 }
             }
             match self.probe.ask(limits.probe_timeout).await {
-                Ok(_) => failures = 0,
+                Ok(_) => {
+                    failures = 0;
+                    if std::mem::take(&mut doubted) {
+                        sound_at = Some(Instant::now());
+                        self.tell(Event::Sound { instance: self.instance }).await;
+                    }
+                }
                 Err(why) => {
                     failures += 1;
                     self.shared.counters.probe_failures.add(1);

@@ -1,8 +1,8 @@
 //! One start of an application, as its actor sees it: a handle, the orders it takes, and what it tells.
 //!
 //! [`launch`] starts it and leaves a *keeper* task with it, which owns the process for its whole life and tells the actor
-//! three things: [`Event::Ready`], [`Event::Lost`] (send it nothing more) and, last, [`Event::Gone`] (its whole group is dead
-//! and reaped). The actor steers the keeper by an [`Order`].
+//! four things: [`Event::Ready`], [`Event::Sound`] (it was doubted, and answers), [`Event::Lost`] (send it nothing more) and, last,
+//! [`Event::Gone`] (its whole group is dead and reaped). The actor steers the keeper by an [`Order`].
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -36,6 +36,7 @@ pub enum Order {
 #[derive(Debug)]
 pub enum Event {
     Ready { instance: u64 },
+    Sound { instance: u64 },
     Lost { instance: u64 },
     Gone { instance: u64, end: End },
 }

@@ -13,6 +13,12 @@ impl Actor {
     pub(super) async fn on_event(&mut self, event: Event) {
         match event {
             Event::Ready { instance } => self.on_ready(instance).await,
+            Event::Sound { instance } => {
+                if matches!(self.state, Main::Ready { instance: main } if main == instance) {
+                    // The same word as before; that it comes again lets the workers try again.
+                    self.publish();
+                }
+            }
             Event::Lost { instance } => {
                 if matches!(self.state, Main::Ready { instance: main } if main == instance) {
                     self.state = Main::Falling { instance };

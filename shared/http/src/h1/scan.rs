@@ -29,7 +29,16 @@ const TOKEN: [bool; 256] = {
 
 /// How many octets at the front are token characters.
 pub(super) fn token_len(input: &[u8]) -> usize {
-    input.iter().position(|&octet| !TOKEN[octet as usize]).unwrap_or(input.len())
+    let is_token = |octet: &u8| TOKEN[usize::from(*octet)];
+    let mut at = 0;
+    // Four for one branch.
+    while let Some((block, _)) = input[at..].split_first_chunk::<4>() {
+        if !block.iter().fold(true, |all, octet| all & is_token(octet)) {
+            break;
+        }
+        at += block.len();
+    }
+    at + input[at..].iter().take_while(|octet| is_token(octet)).count()
 }
 
 /// Whether it is a token: not empty, and nothing else in it.

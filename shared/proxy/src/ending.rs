@@ -416,6 +416,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
 
     /// Everything is cut at the end of a drain.
     pub(crate) fn cut_all(&mut self) {
+        // The end of a question would send those who wait for its answer on their way once more.
+        self.inspect(Refusal::Draining, |listed| !listed.is_question);
         self.inspect(Refusal::Draining, |_| true);
         self.run_todo();
         self.flush_dirty();

@@ -240,6 +240,33 @@ fn a_drain_cuts_what_is_left_at_its_deadline() {
 }
 
 #[test]
+fn a_drain_cuts_those_who_wait_for_the_answer_to_a_question_too() {
+    let mut lab = Lab::h1();
+    // The places of exchanges are used again, the last first: the question's comes before that of who waits for it.
+    let before = [lab.send(GET), lab.send(GET)];
+    for (index, client) in before.into_iter().enumerate() {
+        let up = lab.upstream(index);
+        lab.origin_got(up, b"\r\n\r\n");
+        lab.origin.borrow_mut().send(up, OK);
+        lab.client_got(client, b"ok");
+    }
+    let scene = Scene::to(vec![Place::h1(1, lab.origin_addr)]);
+    let scene = Scene { ask: 1000, ask_for: 100 * SECOND, park_for: 100 * SECOND, ..scene };
+    lab.world.proxies[0].plane.publish(Arc::new(scene));
+    let waiting = lab.send(GET);
+    lab.wait(SECOND);
+    lab.world.proxies[0].drain(10 * SECOND);
+    lab.wait(11 * SECOND);
+    assert!(lab.world.proxies[0].over);
+    let ledger = lab.world.proxies[0].ledger.borrow();
+    ledger.check_balanced();
+    assert_eq!((ledger.questions, ledger.parks, ledger.finished), (1, 1, 3));
+    assert_eq!(ledger.records.last().unwrap().refusal, Some(Refusal::Draining));
+    drop(ledger);
+    assert!(!lab.client.borrow().text(waiting).contains("200"));
+}
+
+#[test]
 fn answers_that_are_on_their_way_survive_a_client_that_ends_in_the_middle_of_a_request() {
     let mut lab = Lab::h1();
     lab.world.proxies[0].plane.publish(Arc::new(Scene::to(Vec::new())));

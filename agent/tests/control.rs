@@ -210,6 +210,33 @@ async fn an_exclusive_application_never_runs_twice_and_comes_back_when_its_new_v
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_starts_beside_an_exclusive_version_that_still_finishes_whatever_was_placed_since() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let one = bundle(&rig.client, &exclusive("one")).await;
+    let (two, three) = (bundle(&rig.client, &app("two")).await, bundle(&rig.client, &app("three")).await);
+    let (_, shown) = rig.client.place("shop", 1, "owner", 1, &one).await;
+    let first = rig.plane.until_ready("shop").await;
+    rig.plane.set_in_flight(first.instance, 1);
+    let place = |version: u64, digest: &str| {
+        let (client, digest) = (rig.client.clone(), digest.to_owned());
+        tokio::spawn(async move { client.place("shop", 1, "owner", version, &digest).await })
+    };
+    let second = place(2, &two);
+    rig.client.until("shop", |app| app["version"] == 2).await;
+    let third = place(3, &three);
+    // It waits as the second does; on trial beside the first it would not be what is to run.
+    let waits = rig.client.until("shop", |app| app["version"] == 3).await;
+    assert_eq!(waits["state"], "starting", "{waits}");
+    assert!(runs(shown["pid"].as_u64().unwrap()), "its request is not done");
+    rig.plane.set_in_flight(first.instance, 0);
+    assert_eq!(third.await.unwrap().0, 200);
+    assert_eq!(second.await.unwrap().0, 422, "another was placed meanwhile");
+    assert_eq!(rig.plane.until_another_ready("shop", first.instance).await.get("/").await, "three");
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_incoming_exclusive_application_is_prepared_and_started_only_by_its_activation() {
     let dir = tempfile::tempdir().unwrap();
     let rig = Rig::start(dir.path()).await;

@@ -52,7 +52,8 @@ impl Actor {
             self.set_target(placement, held);
             self.waiters.extend(ready);
             self.start_when_alone().await;
-        } else if placement.exclusive || self.target.as_ref().is_some_and(|old| old.exclusive) {
+        } else if placement.exclusive || self.target.as_ref().is_some_and(|old| old.exclusive) || self.runs_exclusive()
+        {
             self.replace_alone(placement, held, ready);
         } else {
             self.try_beside(placement, held, ready).await;

@@ -16,7 +16,7 @@ impl Actor {
     /// Starts `target` now, or as soon as what must not run beside it has gone.
     pub(super) async fn start_when_alone(&mut self) {
         let Some(target) = self.target.clone() else { return };
-        if target.exclusive && !self.procs.is_empty() {
+        if self.runs_exclusive() || (target.exclusive && !self.procs.is_empty()) {
             self.state = Main::Waiting;
             return;
         }
@@ -25,6 +25,11 @@ impl Actor {
             Err(LaunchError::Hopeless(reason)) => self.cannot_be(reason, String::new(), true).await,
             Err(LaunchError::Passing(reason)) => self.cannot_be(reason, String::new(), false).await,
         }
+    }
+
+    /// Whether a process is left that owns the application's data, whatever is to run since it was started.
+    pub(super) fn runs_exclusive(&self) -> bool {
+        self.procs.values().any(|process| process.placement.exclusive)
     }
 
     pub(super) async fn launch(&mut self, placement: &Placement) -> Result<u64, LaunchError> {

@@ -18,6 +18,8 @@ use crate::records::{Record, is_app_name};
 use crate::supervise::Shared;
 use crate::supervise::actor::{self, AppHandle, Command, Drained, Place, Refusal, Waiter};
 
+/// Applications whose generation is kept, those that have left included: years of them. It answers to an edge that makes up names.
+const KNOWN_MAX: usize = 1_000_000;
 /// Between two collections of unused bundles.
 const COLLECT_EVERY: Duration = Duration::from_secs(600);
 
@@ -89,16 +91,28 @@ impl Host {
         if let Some(handle) = self.find(name) {
             return Ok(handle);
         }
-        let max = self.shared.config.get().apps_max;
-        if self.apps.len() >= max {
-            return Err(Refusal::Conflict(format!("this host has {max} applications already (apps.apps_max)")));
+        if self.apps.len() >= KNOWN_MAX {
+            return Err(Refusal::Conflict(format!("this host remembers {KNOWN_MAX} applications already")));
         }
         let made = self.apps.entry(Arc::from(name)).or_insert_with(|| self.make(Record::unknown(name)));
         Ok(made.clone())
     }
 
+    /// As [`Host::find_or_make`], where the application is here or there is room for it. Those that have left take none.
+    fn find_or_take(&self, name: &str) -> Result<AppHandle, Refusal> {
+        let is_here = |handle: &AppHandle| !handle.status.borrow().is_tombstone();
+        let max = self.shared.config.get().apps_max;
+        if !self.find(name).is_some_and(|handle| is_here(&handle))
+            && self.apps.len() >= max
+            && self.apps.iter().filter(|entry| is_here(entry.value())).count() >= max
+        {
+            return Err(Refusal::Conflict(format!("this host has {max} applications already (apps.apps_max)")));
+        }
+        self.find_or_make(name)
+    }
+
     pub async fn place(&self, name: &str, place: Place, ready: Option<Waiter>) -> Result<AppHandle, Refusal> {
-        let handle = self.find_or_make(name)?;
+        let handle = self.find_or_take(name)?;
         ask(&handle, |reply| Command::Place { place, ready, reply }).await?;
         Ok(handle)
     }
@@ -110,7 +124,7 @@ impl Host {
         place: Place,
         ready: Option<Waiter>,
     ) -> Result<oneshot::Receiver<Result<(), Refusal>>, Refusal> {
-        let handle = self.find_or_make(name)?;
+        let handle = self.find_or_take(name)?;
         hand_over(&handle, |reply| Command::Place { place, ready, reply }).await
     }
 

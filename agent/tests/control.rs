@@ -298,6 +298,25 @@ async fn a_deleted_application_is_not_found_but_its_generation_stays_over_a_rest
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_application_that_has_left_takes_no_place_of_one_that_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut narrow = config(dir.path());
+    narrow.apps.apps_max = 1;
+    let rig = Rig::start_with(narrow, quick_limits()).await;
+    let digest = bundle(&rig.client, &app("one")).await;
+    for name in ["shop", "blog"] {
+        assert_eq!(rig.client.place(name, 1, "owner", 1, &digest).await.0, 200, "{name}");
+        let (status, problem) = rig.client.place("another", 1, "owner", 1, &digest).await;
+        assert!(problem["detail"].as_str().unwrap().contains("apps_max"), "{problem}");
+        assert_eq!(status, 409, "{problem}");
+        assert_eq!(rig.client.call("DELETE", &format!("/v1/apps/{name}?generation=1"), b"").await.0, 200);
+    }
+    assert_eq!(rig.client.place("news", 1, "owner", 1, &digest).await.0, 200);
+    assert_eq!(rig.client.place("shop", 2, "owner", 1, &digest).await.0, 409, "one that comes back is one that comes");
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restarted_agent_starts_again_what_it_owns() {
     let dir = tempfile::tempdir().unwrap();
     let rig = Rig::start(dir.path()).await;

@@ -1,10 +1,15 @@
 //! The same octets to our edge, to HAProxy and to nginx, each in front of one origin that records what reaches it. Where a message
 //! ends, and whether it is refused, must be the same, or this file says why it is not (and docs/conformance.md with it).
 //!
+//! `answers` is the other direction: what an origin says.
+//!
 //! Every HTTP/1.1 case is followed by a marker request: what the origin sees tells which octets a proxy took for a body and
 //! which for a request.
 
+mod answers;
+#[path = "../house/mod.rs"]
 mod house;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::fmt::Write as _;

@@ -20,11 +20,8 @@ use crate::outbound::{Outbound, SendError, TooLate};
 use crate::record::{Bodies, Record, Recovered};
 use crate::rules::{Rules, Sound};
 use crate::stats::Stats;
-use crate::types::{App, Event, Position, StreamId};
+use crate::types::{App, Event, POSITION_MAX, Position, StreamId};
 use crate::wire::{self, Body, Frame};
-
-/// Further on than any log comes: a million messages a second reach it after 146,000 years. So sums of positions have room.
-const POSITION_MAX: Position = 1 << 62;
 
 /// Where the connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

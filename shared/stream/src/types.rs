@@ -7,6 +7,10 @@ use bytes::Bytes;
 /// Where a message stands in its log. The first is 1; none is used twice while the log lives.
 pub type Position = u64;
 
+/// Further on than any log comes: a million messages a second reach it after 146,000 years. What names more is broken, and sums of
+/// positions have room.
+pub(crate) const POSITION_MAX: Position = 1 << 62;
+
 /// When a log was begun, in nanoseconds since 1970: what tells it from one that was lost. Never 0.
 pub type Epoch = u64;
 

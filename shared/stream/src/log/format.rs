@@ -8,7 +8,7 @@
 use bytes::Bytes;
 
 use crate::record::Record;
-use crate::types::{App, Epoch, Position};
+use crate::types::{App, Epoch, POSITION_MAX, Position};
 
 pub(super) const HEAD: usize = 72;
 pub(super) const BATCH_HEAD: usize = 16;
@@ -47,7 +47,7 @@ impl SegmentHead {
         if &octets[..8] != MAGIC || u32_at(octets, 68)? != crc32c::crc32c(&octets[..68]) {
             return None;
         }
-        Some(SegmentHead {
+        let head = SegmentHead {
             segment: u64_at(octets, 8)?,
             epoch: u64_at(octets, 16)?,
             floor: u64_at(octets, 24)?,
@@ -55,7 +55,8 @@ impl SegmentHead {
             batch: u64_at(octets, 40)?,
             unsynced_boot: u64_at(octets, 48)?,
             direction: u32_at(octets, 56)?,
-        })
+        };
+        [head.segment, head.floor, head.next, head.batch].iter().all(|&it| it <= POSITION_MAX).then_some(head)
     }
 }
 
@@ -113,7 +114,7 @@ pub(super) fn batch_at(octets: &[u8], segment: u64, epoch: Epoch, trusting: bool
 
 /// The next record at `offset` of a batch, and where the one after it begins.
 pub(super) fn record_at(batch: &[u8], offset: usize) -> Option<(Record, usize)> {
-    let number = u64_at(batch, offset + 1)?;
+    let number = u64_at(batch, offset + 1).filter(|&number| number <= POSITION_MAX)?;
     let marked = offset + 9;
     match batch.get(offset)? {
         1 => {
@@ -140,4 +141,28 @@ fn u32_at(octets: &[u8], offset: usize) -> Option<u32> {
 
 fn u64_at(octets: &[u8], offset: usize) -> Option<u64> {
     Some(u64::from_le_bytes(*octets.get(offset..)?.first_chunk()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_no_log_reaches_are_damage_whatever_the_checksum_says() {
+        let good = SegmentHead { segment: 1, epoch: 7, floor: 1, next: 1, batch: 1, unsynced_boot: 0, direction: 9 };
+        assert_eq!(SegmentHead::decode(&good.encode()), Some(good));
+        for far in [u64::MAX, POSITION_MAX + 1] {
+            for bad in [
+                SegmentHead { segment: far, ..good },
+                SegmentHead { floor: far, ..good },
+                SegmentHead { next: far, ..good },
+                SegmentHead { batch: far, ..good },
+            ] {
+                assert_eq!(SegmentHead::decode(&bad.encode()), None);
+            }
+            let mut octets = Vec::new();
+            put(&mut octets, &Record::Withdrawn { position: far });
+            assert_eq!(record_at(&octets, 0), None);
+        }
+    }
 }

@@ -42,6 +42,8 @@ pub(super) struct Breaker {
     failures: u32,
     /// How often it has opened in a row.
     opened: u32,
+    /// When the last connect failed.
+    unconnected: Option<Time>,
     state: State,
 }
 
@@ -82,6 +84,14 @@ impl Breaker {
 
     pub(super) fn succeeded(&mut self) {
         *self = Breaker::default();
+    }
+
+    /// As [`failed`](Breaker::failed), of a connect. All who waited for it are told at one moment, and it failed once.
+    pub(super) fn not_connected(&mut self, rules: &Rules, now: Time, may_open: impl FnOnce() -> bool) -> bool {
+        if self.state == State::Closed && self.unconnected.replace(now) == Some(now) {
+            return false;
+        }
+        self.failed(rules.connect_failures, rules, now, may_open)
     }
 
     /// `true`: it opens, which `may_open` allows, after `most` failures.
@@ -166,6 +176,13 @@ mod tests {
         breaker.succeeded();
         assert!(!fail(&mut breaker, 0) && !fail(&mut breaker, 0) && breaker.lets_through(at(0)));
         assert!(fail(&mut breaker, 0) && !breaker.lets_through(at(999)));
+    }
+
+    #[test]
+    fn a_connect_that_failed_counts_once_however_many_waited_for_it() {
+        let mut breaker = Breaker::default();
+        let mut fails = |millis| (0..9).filter(|_| breaker.not_connected(&RULES, at(millis), || true)).count();
+        assert_eq!([fails(0), fails(1), fails(2)], [0, 0, 1], "it opens with the third");
     }
 
     #[test]

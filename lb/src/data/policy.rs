@@ -308,7 +308,7 @@ impl EdgePolicy {
                 let (ejected, count) = (ejected(), self.hosts.len());
                 let Some(entry) = self.hosts.get_mut(host.0 as usize) else { return };
                 let may_open = || breaker::may_eject(ejected, count);
-                if entry.breaker.failed(rules.connect_failures, rules, now, may_open) {
+                if entry.breaker.not_connected(rules, now, may_open) {
                     self.stats.hosts_ejected.add(1);
                     tracing::warn!(
                         host = &*entry.name,

@@ -287,8 +287,10 @@ impl<'h> Message<'h> {
                 self.head.place_authority(value, len);
             }
             Which::PROTOCOL => {
-                if text.is_empty() || !text.iter().all(|&octet| is_token(octet) || octet == b'/') {
-                    return Err(":protocol is not a token");
+                // As in `Upgrade` (RFC 9110 §7.8): what HTTP/1.1 behind us reads as no protocol is none here.
+                let is_part = |part: &[u8]| !part.is_empty() && part.iter().all(|&octet| is_token(octet));
+                if !text.splitn(2, |&octet| octet == b'/').all(is_part) {
+                    return Err(":protocol is not a token, nor a token and a version");
                 }
                 if !is_carried(text) {
                     return Err(":protocol is another HTTP, or TLS");

@@ -247,6 +247,14 @@ fn rfc_8441_4_an_extended_connect_has_scheme_path_and_authority_and_its_method_i
 }
 
 #[test]
+fn rfc_9110_7_8_a_protocol_is_a_name_and_perhaps_a_version() {
+    for protocol in ["", "/", "a/", "/1", "a//b", "a/b/c", "a b", "a,b"] {
+        malformed(&changed(WEBSOCKET, ":protocol", protocol));
+    }
+    assert!(taken(&changed(WEBSOCKET, ":protocol", "a/1.0")).ends_with("|protocol=a/1.0"));
+}
+
+#[test]
 fn a_tunnel_of_another_http_or_of_tls_is_refused_as_its_upgrade_is_not_carried() {
     // Behind an HTTP/1.1 origin that grants it, its client would speak past everything that is between.
     for protocol in ["h2c", "H2C", "h2", "HTTP/2.0", "http", "TLS/1.0", "tls"] {

@@ -19,6 +19,10 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, Request, TextMessage
 
 
+# Of a stream that is sent to an application on h2, once that is acknowledged.
+WINDOW = 3_000
+
+
 def pattern(size):
     return (bytes(range(251)) * (size // 251 + 1))[:size]
 
@@ -122,7 +126,7 @@ def serve_h2(sock):
     conn = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))
     conn.initiate_connection()
     # Smaller than anybody would choose: whoever sends here must obey from the acknowledgement on.
-    conn.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 3000, SettingCodes.HEADER_TABLE_SIZE: 200,
+    conn.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: WINDOW, SettingCodes.HEADER_TABLE_SIZE: 200,
                           SettingCodes.MAX_CONCURRENT_STREAMS: 20, SettingCodes.ENABLE_CONNECT_PROTOCOL: 1})
     sock.sendall(conn.data_to_send())
     streams = {}
@@ -135,6 +139,12 @@ def serve_h2(sock):
                     conn.send_headers(event.stream_id, [(":status", "200")])
                 elif ("expect", "100-continue") in [tuple(field) for field in event.headers]:
                     conn.send_headers(event.stream_id, [(":status", "100")])
+            elif isinstance(event, h2.events.SettingsAcknowledged):
+                # What had come under the larger window is not given back by h2 itself: such a stream would stand still.
+                for number in streams:
+                    short = WINDOW - conn.remote_flow_control_window(number)
+                    if not conn.streams[number].closed and short > 0:
+                        conn.increment_flow_control_window(short, number)
             elif isinstance(event, h2.events.DataReceived):
                 conn.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
                 stream = streams.get(event.stream_id)

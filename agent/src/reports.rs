@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
-use steady_timing::{Collector, Entry, Gathered, Report, Snapshot, State};
+use steady_timing::{Collector, Gathered, Snapshot, State, Told, Writer};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
@@ -94,6 +94,7 @@ struct Inner {
     number: u64,
     /// The newest report, for those who have the one before.
     next: Bytes,
+    writer: Writer,
 }
 
 /// How one listener gets reports.
@@ -116,8 +117,15 @@ impl Hub {
         let start = first_instance(SystemTime::now());
         let quiet_ns = METERS_QUIET.as_nanos() as u64;
         let collector = Collector::new(source.meters(), start, quiet_ns);
-        let inner =
-            Inner { collector, usage: Usage::default(), start, begun: Instant::now(), number: 1, next: Bytes::new() };
+        let inner = Inner {
+            collector,
+            usage: Usage::default(),
+            start,
+            begun: Instant::now(),
+            number: 1,
+            next: Bytes::new(),
+            writer: Writer::new(),
+        };
         Arc::new(Hub { source, inner: Mutex::new(inner), made: watch::Sender::new(1) })
     }
 
@@ -180,89 +188,110 @@ impl Hub {
         let changed = self.source.changes().take();
         inner.number += 1;
         let number = inner.number;
+        inner.next = Bytes::new();
         if self.made.receiver_count() > 0 {
-            let entries = self.entries(&mut inner, &active, &changed, now_ns);
-            inner.next = encode(&Report { start: inner.start, number, base: number - 1, entries });
-        } else {
-            inner.next = Bytes::new();
+            self.write(&mut inner, &active, &changed, now_ns);
+            inner.finish(number - 1);
         }
         drop(inner);
         self.made.send_replace(number);
     }
 
-    fn entries(&self, inner: &mut Inner, active: &[Subject], changed: &HashSet<Arc<str>>, now_ns: u64) -> Vec<Entry> {
-        let Inner { collector, usage, .. } = inner;
-        let mut entries = Vec::with_capacity(active.len() + changed.len());
+    /// Writes what belongs into a report that follows another.
+    fn write(&self, inner: &mut Inner, active: &[Subject], changed: &HashSet<Arc<str>>, now_ns: u64) {
+        let Inner { collector, usage, writer, .. } = inner;
+        let mut desk = Desk { source: &*self.source, usage, now: Instant::now(), now_ns };
         for subject in active {
             if let Some(gathered) = collector.subject(subject) {
-                entries.push(self.entry(subject, Some((gathered, false)), usage, now_ns));
+                writer.push(&desk.told(subject, Some((gathered, gathered.changed.each_ref()))));
             }
+        }
+        if changed.is_empty() {
+            return;
         }
         let told: HashSet<&Subject> = active.iter().collect();
         for name in changed {
             let Some(now) = self.source.app(name) else { continue };
             let subject = Subject { app: Arc::clone(name), version: now.version };
             if !told.contains(&subject) {
-                let quiet = [const { Snapshot::EMPTY }; 3];
-                let mut entry =
-                    self.entry(&subject, collector.subject(&subject).map(|known| (known, false)), usage, now_ns);
                 // What changed at its last look was told then.
-                entry.times = quiet;
-                entries.push(entry);
+                let known = collector.subject(&subject).map(|known| (known, [&NOTHING; 3]));
+                writer.push(&desk.told(&subject, known));
             }
         }
-        entries
     }
 
     /// A whole report.
     fn whole(&self) -> (u64, Bytes) {
         let mut inner = self.inner();
         let now_ns = u64::try_from(inner.begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let Inner { collector, usage, start, number, .. } = &mut *inner;
-        let mut entries = Vec::new();
+        let Inner { collector, usage, start, number, writer, .. } = &mut *inner;
+        let mut desk = Desk { source: &*self.source, usage, now: Instant::now(), now_ns };
         let mut measured: HashMap<Arc<str>, HashSet<u64>> = HashMap::new();
         for (subject, gathered) in collector.subjects() {
-            entries.push(self.entry(subject, Some((gathered, true)), usage, now_ns));
+            writer.push(&desk.told(subject, Some((gathered, gathered.sum.times.each_ref()))));
             measured.entry(Arc::clone(&subject.app)).or_default().insert(subject.version);
         }
         self.source.each(&mut |app, now| {
             if !measured.get(&app).is_some_and(|versions| versions.contains(&now.version)) {
-                entries.push(self.entry(&Subject { app, version: now.version }, None, usage, now_ns));
+                writer.push(&desk.told(&Subject { app, version: now.version }, None));
             }
         });
-        (*number, encode(&Report { start: *start, number: *number, base: 0, entries }))
+        let mut out = Vec::new();
+        writer.finish(*start, *number, 0, &mut out);
+        (*number, out.into())
     }
+}
 
-    /// One entry; the flag: with everything that was measured, not only what changed.
-    fn entry(
-        &self,
-        subject: &Subject,
-        measured: Option<(&Gathered<Subject, 3>, bool)>,
-        usage: &mut Usage,
-        now_ns: u64,
-    ) -> Entry {
-        let mut entry = Entry { app: subject.app.to_string(), version: subject.version, ..Entry::default() };
-        let (mut state, mut pid) = (State::Stopped, None);
+impl Inner {
+    /// What was written is the newest report; it follows `base`.
+    fn finish(&mut self, base: u64) {
+        let mut out = Vec::new();
+        self.writer.finish(self.start, self.number, base, &mut out);
+        self.next = out.into();
+    }
+}
+
+static NOTHING: Snapshot = Snapshot::EMPTY;
+
+/// What entries of one report are made with.
+struct Desk<'a> {
+    source: &'a dyn Source,
+    usage: &'a mut Usage,
+    now: Instant,
+    now_ns: u64,
+}
+
+impl Desk<'_> {
+    /// One entry, with what was measured and the durations that are to be told of it.
+    fn told<'a>(
+        &mut self,
+        subject: &'a Subject,
+        measured: Option<(&'a Gathered<Subject, 3>, [&'a Snapshot; 3])>,
+    ) -> Told<'a> {
+        let (mut state, mut pid, mut queued) = (State::Stopped, None, 0);
         match self.source.app(&subject.app) {
-            Some(now) if now.version == subject.version => {
-                (state, pid, entry.queued) = (now.state, now.pid, now.queued)
-            }
+            Some(now) if now.version == subject.version => (state, pid, queued) = (now.state, now.pid, now.queued),
             // An old version that finishes.
             Some(_) if measured.is_some_and(|(gathered, _)| gathered.in_flight > 0) => state = State::Draining,
             Some(_) | None => {}
         }
-        entry.state = state;
-        if let Some(pid) = pid {
-            (entry.cpu_us, entry.memory_bytes) = usage.of(pid, Instant::now());
+        let (cpu_us, memory_bytes) = pid.map_or((0, 0), |pid| self.usage.of(pid, self.now));
+        let gathered = measured.map(|(gathered, _)| gathered);
+        Told {
+            app: &subject.app,
+            version: subject.version,
+            life: gathered.map_or(0, |gathered| gathered.life),
+            age_ms: gathered.map_or(0, |gathered| self.now_ns.saturating_sub(gathered.since_ns) / 1_000_000),
+            state,
+            in_flight: gathered.map_or(0, |gathered| gathered.in_flight),
+            peak: gathered.map_or(0, |gathered| gathered.peak),
+            queued,
+            cpu_us,
+            memory_bytes,
+            responses: gathered.map_or([0; 6], |gathered| gathered.sum.responses),
+            times: measured.map_or([&NOTHING; 3], |(_, times)| times),
         }
-        if let Some((gathered, all)) = measured {
-            entry.life = gathered.life;
-            entry.age_ms = now_ns.saturating_sub(gathered.since_ns) / 1_000_000;
-            (entry.in_flight, entry.peak) = (gathered.in_flight, gathered.peak);
-            entry.responses = gathered.sum.responses;
-            entry.times = if all { gathered.sum.times.clone() } else { gathered.changed.clone() };
-        }
-        entry
     }
 }
 
@@ -298,10 +327,4 @@ impl Reports {
     pub fn begin_anew(&mut self) {
         self.taken = 0;
     }
-}
-
-fn encode(report: &Report) -> Bytes {
-    let mut out = Vec::new();
-    report.encode(&mut out);
-    out.into()
 }

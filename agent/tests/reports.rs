@@ -144,7 +144,10 @@ async fn who_is_too_slow_or_asks_anew_gets_everything() {
     let late = next(&mut reports).await;
     assert_eq!((late.base, late.entries[0].times[0].count()), (0, 3));
     reports.begin_anew();
-    assert_eq!(next(&mut reports).await, Report { number: late.number, ..late });
+    let mut again = next(&mut reports).await;
+    // The clock of lives is the machine's.
+    again.entries[0].age_ms = late.entries[0].age_ms;
+    assert_eq!(again, late);
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use steady_timing::{Accumulator, BadReport, Collector, Meters, Report, Snapshot};
 
-use self::places::{Host, Known};
+use self::places::Host;
 pub use self::places::{HostNow, Place};
 use self::series::{Fold, Part, Series, Sum};
 use crate::limits::{LIFE_NEW, METERS_QUIET, REPORTS_BYTES};
@@ -58,7 +58,6 @@ struct Inner {
     /// Of what is known of each place.
     known_bytes: usize,
     collector: Collector<Arc<str>, 2>,
-    own: HashMap<Arc<str>, Known<2>>,
     fold: Fold,
     totals: [Accumulator; 5],
     counts: Counts,
@@ -137,7 +136,6 @@ impl Reports {
             series_bytes: 0,
             known_bytes: 0,
             collector: Collector::new(meters, 0, METERS_QUIET.as_nanos() as u64),
-            own: HashMap::new(),
             fold: Fold::default(),
             totals: Default::default(),
             counts: Counts::default(),
@@ -264,7 +262,7 @@ fn series_of<'s>(
 impl Inner {
     fn apply(&mut self, name: &str, report: Report, now: Duration, bytes_max: usize) -> Result<(), Refused> {
         let (whole, number) = (report.base == 0, report.number);
-        let Inner { hosts, by_app, series_bytes, known_bytes, totals, .. } = self;
+        let Inner { hosts, by_app, series_bytes, known_bytes, totals, fold, .. } = self;
         let name: Arc<str> = hosts.get_key_value(name).map_or_else(|| Arc::from(name), |(name, _)| Arc::clone(name));
         let host = hosts.entry(Arc::clone(&name)).or_insert_with(|| Host::new(now));
         if report.start == host.start && number <= host.number && !whole {
@@ -296,7 +294,7 @@ impl Inner {
                 *all += one;
             }
             totals.iter_mut().zip(&new.times).for_each(|(all, one)| all.add(one));
-            add(by_app, &app, &new, now.as_secs(), series_bytes);
+            add(by_app, &app, new, now.as_secs(), series_bytes, fold);
         }
         if whole {
             host.places.retain(|_, places| {
@@ -310,30 +308,27 @@ impl Inner {
         }
         *known_bytes = *known_bytes + host.memory() - before;
         of_host.times = totals.each_mut().map(Accumulator::take);
-        add(&mut self.by_host, &name, &of_host, now.as_secs(), series_bytes);
-        self.all.add(&of_host, now.as_secs());
+        add(&mut self.by_host, &name, of_host.clone(), now.as_secs(), series_bytes, fold);
+        self.all.add(of_host, now.as_secs(), fold);
         self.evict(now.as_secs(), bytes_max);
         taken
     }
 
     fn look(&mut self, now: Duration) {
-        let Inner { collector, own, by_app, all, series_bytes, totals, .. } = self;
+        let Inner { collector, by_app, all, series_bytes, totals, fold, .. } = self;
         let mut served = [0; 6];
         for app in collector.look(now.as_nanos() as u64) {
             let Some(gathered) = collector.subject(&app) else { continue };
-            let known = own.entry(Arc::clone(&app)).or_default();
-            let ([total, network], responses) =
-                known.advance(gathered.life, gathered.sum.responses, &gathered.changed, true);
-            let mut new = Sum { served: responses, ..Sum::default() };
-            new.times[Part::Total as usize] = total;
-            new.times[Part::Network as usize] = network;
-            served.iter_mut().zip(&responses).for_each(|(all, one)| *all += one);
+            let mut new = Sum { served: gathered.new.responses, ..Sum::default() };
+            let [total, network] = &gathered.new.times;
+            new.times[Part::Total as usize].clone_from(total);
+            new.times[Part::Network as usize].clone_from(network);
+            served.iter_mut().zip(&new.served).for_each(|(all, one)| *all += one);
             totals.iter_mut().zip(&new.times).for_each(|(all, one)| all.add(one));
-            add(by_app, &app, &new, now.as_secs(), series_bytes);
+            add(by_app, &app, new, now.as_secs(), series_bytes, fold);
         }
-        own.retain(|app, _| collector.subject(app).is_some());
         let times = totals.each_mut().map(Accumulator::take);
-        all.add(&Sum { served, times, ..Sum::default() }, now.as_secs());
+        all.add(Sum { served, times, ..Sum::default() }, now.as_secs(), fold);
     }
 
     fn window(&mut self, of: Of<'_>, span: Span, now: Duration) -> Window {
@@ -350,10 +345,10 @@ impl Inner {
 
     /// Goes on with every series, and lets go of those of which nothing is left.
     fn sweep(&mut self, now: Duration) {
-        self.all.advance(now.as_secs());
+        self.all.advance(now.as_secs(), &mut self.fold);
         for series in [&mut self.by_app, &mut self.by_host] {
             series.retain(|_, series| {
-                series.advance(now.as_secs());
+                series.advance(now.as_secs(), &mut self.fold);
                 !series.is_empty()
             });
             series.shrink_to(series.len() * 2);
@@ -366,9 +361,8 @@ impl Inner {
     }
 
     fn memory(&self) -> usize {
-        let keys = self.by_app.capacity() + self.own.capacity();
-        let own: usize = self.own.values().map(Known::memory).sum();
-        self.series_bytes + self.known_bytes + own + self.all.memory() + keys * 2 * size_of::<Arc<str>>()
+        let keys = self.by_app.capacity();
+        self.series_bytes + self.known_bytes + self.all.memory() + keys * 2 * size_of::<Arc<str>>()
     }
 
     /// Forgets applications, those first that are quiet for longest, until a tenth of the memory is free.
@@ -392,12 +386,13 @@ impl Inner {
     }
 }
 
-fn add(series: &mut HashMap<Arc<str>, Series>, key: &Arc<str>, sum: &Sum, now: u64, bytes: &mut usize) {
-    let (before, series) = match series.get_mut(key) {
+fn add(all: &mut HashMap<Arc<str>, Series>, key: &Arc<str>, sum: Sum, now: u64, bytes: &mut usize, fold: &mut Fold) {
+    let number = all.len();
+    let (before, series) = match all.get_mut(key) {
         Some(series) => (series.memory(), series),
-        None => (0, series.entry(Arc::clone(key)).or_default()),
+        None => (0, all.entry(Arc::clone(key)).or_insert_with(|| Series::new(number))),
     };
-    series.add(sum, now);
+    series.add(sum, now, fold);
     *bytes = *bytes + series.memory() - before;
 }
 

@@ -1,7 +1,8 @@
 //! What happened lately to one application, one host or all of them: by seconds for a minute, and by minutes for an hour.
 //!
-//! A second that is over is kept encoded (a few dozen octets when little happened), and added to its minute. What is empty takes
-//! nothing. Time is the caller's, in whole seconds since some beginning.
+//! A second that is over is kept encoded (a few dozen octets when little happened); a minute is added up from its seconds when it
+//! is over, which not all series find at once: each has its own place in the minute. What is empty takes nothing. Time is
+//! the caller's, in whole seconds since some beginning.
 
 use std::collections::VecDeque;
 
@@ -58,13 +59,13 @@ impl Sum {
         self.served == [0; 6] && self.reported == [0; 6] && self.times.iter().all(Snapshot::is_empty)
     }
 
-    pub fn merge(&mut self, other: &Sum) {
+    fn merge(&mut self, other: Sum) {
         let counts = self.served.iter_mut().chain(&mut self.reported);
         for (all, one) in counts.zip(other.served.iter().chain(&other.reported)) {
             *all = all.saturating_add(*one);
         }
-        for (all, one) in self.times.iter_mut().zip(&other.times) {
-            if all.is_empty() { all.clone_from(one) } else { all.merge(one) }
+        for (all, one) in self.times.iter_mut().zip(other.times) {
+            if all.is_empty() { *all = one } else { all.merge(&one) }
         }
     }
 
@@ -73,20 +74,20 @@ impl Sum {
         self.times.iter().map(|times| times.memory() - size_of::<Snapshot>()).sum()
     }
 
-    fn encode(&self) -> Box<[u8]> {
-        let (mut out, mut scratch) = (Vec::new(), Vec::new());
+    fn encode(&self, [out, scratch]: &mut [Vec<u8>; 2]) -> Box<[u8]> {
+        out.clear();
         for count in self.served.iter().chain(&self.reported) {
-            varint::put(*count, &mut out);
+            varint::put(*count, out);
         }
         for times in &self.times {
             scratch.clear();
             if !times.is_empty() {
-                times.encode(&mut scratch);
+                times.encode(scratch);
             }
-            varint::put(scratch.len() as u64, &mut out);
-            out.extend_from_slice(&scratch);
+            varint::put(scratch.len() as u64, out);
+            out.extend_from_slice(scratch);
         }
-        out.into()
+        out.as_slice().into()
     }
 }
 
@@ -96,6 +97,7 @@ pub struct Fold {
     served: [u64; 6],
     reported: [u64; 6],
     times: [Accumulator; 5],
+    octets: [Vec<u8>; 2],
 }
 
 impl Fold {
@@ -122,7 +124,7 @@ impl Fold {
             let (snapshot, rest) = bytes.split_at_checked(length)?;
             bytes = rest;
             if !snapshot.is_empty() {
-                all.add(&Snapshot::decode(snapshot).ok()?);
+                all.add_encoded(snapshot).ok()?;
             }
         }
         Some(())
@@ -148,57 +150,69 @@ pub struct Series {
     /// The second under way, and its number.
     second: Sum,
     second_at: u64,
-    /// The minute under way: its seconds that are over.
-    minute: Sum,
-    minute_at: u64,
+    /// Those that are over; of the minute under way, all.
     seconds: VecDeque<Slot>,
     minutes: VecDeque<Slot>,
+    /// How much earlier than on a full minute its minutes begin, in seconds.
+    phase: u64,
     slot_bytes: usize,
     /// When something was last added.
     active: u64,
 }
 
 impl Series {
-    /// Adds what happened at second `now`; earlier than the last one counts as that.
-    pub fn add(&mut self, sum: &Sum, now: u64) {
+    /// Another number spreads the work of series that are made together.
+    pub fn new(number: usize) -> Series {
+        Series { phase: number as u64 % MINUTE, ..Series::default() }
+    }
+
+    /// Adds what happened at second `now`; earlier than the last one counts as that. `fold` is empty, before and after.
+    pub fn add(&mut self, sum: Sum, now: u64, fold: &mut Fold) {
         if sum.is_empty() {
             return;
         }
-        self.advance(now);
+        self.advance(now, fold);
         self.active = self.active.max(now);
         self.second.merge(sum);
     }
 
     /// Goes on to second `now`, and lets go of what is too old.
-    pub fn advance(&mut self, now: u64) {
+    pub fn advance(&mut self, now: u64, fold: &mut Fold) {
         if now <= self.second_at {
             return;
         }
         let second = std::mem::take(&mut self.second);
         let at = std::mem::replace(&mut self.second_at, now);
         if !second.is_empty() {
-            self.advance_minute(at / MINUTE);
-            self.minute.merge(&second);
-            self.slot_bytes += push(&mut self.seconds, at, &second);
+            let bytes = second.encode(&mut fold.octets);
+            self.slot_bytes += push(&mut self.seconds, at, bytes);
         }
-        self.advance_minute(now / MINUTE);
-        self.slot_bytes -= drop_before(&mut self.seconds, now.saturating_sub(SECONDS_KEPT));
-        self.slot_bytes -= drop_before(&mut self.minutes, (now / MINUTE).saturating_sub(HOUR / MINUTE));
-    }
-
-    fn advance_minute(&mut self, minute: u64) {
-        if minute > self.minute_at {
-            let at = std::mem::replace(&mut self.minute_at, minute);
-            let over = std::mem::take(&mut self.minute);
-            if !over.is_empty() {
-                self.slot_bytes += push(&mut self.minutes, at, &over);
+        let (over, minute) = (self.minute_of(at), self.minute_of(now));
+        if minute > over {
+            self.fold_minute(over, fold);
+            let sum = fold.take();
+            if !sum.is_empty() {
+                let bytes = sum.encode(&mut fold.octets);
+                self.slot_bytes += push(&mut self.minutes, over, bytes);
             }
         }
+        self.slot_bytes -= drop_before(&mut self.seconds, now.saturating_sub(SECONDS_KEPT));
+        self.slot_bytes -= drop_before(&mut self.minutes, minute.saturating_sub(HOUR / MINUTE));
+    }
+
+    fn minute_of(&self, second: u64) -> u64 {
+        (second + self.phase) / MINUTE
+    }
+
+    /// Adds the seconds of a minute that are over; they are all still there when it is the last.
+    fn fold_minute(&self, minute: u64, fold: &mut Fold) {
+        let slots = self.seconds.iter().rev().take_while(|slot| self.minute_of(slot.at) >= minute);
+        slots.for_each(|slot| add_slot(slot, fold));
     }
 
     /// Nothing of the last hour is left.
     pub fn is_empty(&self) -> bool {
-        self.seconds.is_empty() && self.minutes.is_empty() && self.second.is_empty() && self.minute.is_empty()
+        self.seconds.is_empty() && self.minutes.is_empty() && self.second.is_empty()
     }
 
     /// The second in which something was last added.
@@ -209,7 +223,7 @@ impl Series {
     /// Octets of memory that it takes.
     pub fn memory(&self) -> usize {
         let slots = (self.seconds.capacity() + self.minutes.capacity()) * size_of::<Slot>();
-        size_of::<Series>() + slots + self.slot_bytes + self.second.heap() + self.minute.heap()
+        size_of::<Series>() + slots + self.slot_bytes + self.second.heap()
     }
 
     /// Adds to `fold` what happened in the last `seconds` (at most a minute) whole seconds before `now`.
@@ -225,8 +239,8 @@ impl Series {
     /// Adds to `fold` what happened in the last hour, to the minute.
     pub fn fold_hour(&self, now: u64, fold: &mut Fold) {
         fold.add(&self.second);
-        fold.add(&self.minute);
-        let from = (now / MINUTE).saturating_sub(HOUR / MINUTE);
+        self.fold_minute(self.minute_of(self.second_at), fold);
+        let from = self.minute_of(now).saturating_sub(HOUR / MINUTE);
         self.minutes.iter().filter(|slot| slot.at >= from).for_each(|slot| add_slot(slot, fold));
     }
 
@@ -245,8 +259,7 @@ impl Series {
     }
 }
 
-fn push(slots: &mut VecDeque<Slot>, at: u64, sum: &Sum) -> usize {
-    let bytes = sum.encode();
+fn push(slots: &mut VecDeque<Slot>, at: u64, bytes: Box<[u8]>) -> usize {
     let size = bytes.len();
     slots.push_back(Slot { at, bytes });
     size
@@ -292,12 +305,12 @@ mod tests {
 
     #[test]
     fn windows_hold_exactly_what_happened_in_them() {
-        let mut series = Series::default();
+        let (mut series, mut fold) = (Series::default(), Fold::default());
         for second in 0..3 * HOUR {
-            series.add(&sum(&[second]), second);
+            series.add(sum(&[second]), second, &mut fold);
         }
         let now = 3 * HOUR;
-        series.advance(now);
+        series.advance(now, &mut fold);
         let last = |n: u64| sum(&(now - n..now).collect::<Vec<_>>());
         for seconds in [1, 10, 60] {
             assert_eq!(folded(|fold| series.fold_seconds(now, seconds, fold)), last(seconds), "{seconds} s");
@@ -310,24 +323,24 @@ mod tests {
 
     #[test]
     fn the_second_under_way_counts_once_it_is_over_and_in_the_hour_at_once() {
-        let mut series = Series::default();
-        series.add(&sum(&[7]), 100);
+        let (mut series, mut fold) = (Series::new(3), Fold::default());
+        series.add(sum(&[7]), 100, &mut fold);
         assert!(folded(|fold| series.fold_seconds(100, 10, fold)).is_empty());
         assert_eq!(folded(|fold| series.fold_seconds(101, 10, fold)), sum(&[7]), "though nobody has advanced it");
         assert_eq!(folded(|fold| series.fold_hour(100, fold)), sum(&[7]));
-        series.advance(101);
+        series.advance(101, &mut fold);
         assert_eq!(folded(|fold| series.fold_seconds(101, 10, fold)), sum(&[7]));
         assert!(folded(|fold| series.fold_seconds(111, 10, fold)).is_empty());
     }
 
     #[test]
     fn after_a_quiet_hour_nothing_is_left() {
-        let mut series = Series::default();
-        (0..200).for_each(|second| series.add(&sum(&[second, 5_000_000]), second));
+        let (mut series, mut fold) = (Series::new(7), Fold::default());
+        (0..200).for_each(|second| series.add(sum(&[second, 5_000_000]), second, &mut fold));
         assert!(series.memory() > 3_000, "{}", series.memory());
-        series.advance(200 + HOUR);
+        series.advance(200 + HOUR, &mut fold);
         assert!(!series.is_empty(), "the last minute is not an hour ago");
-        series.advance(300 + HOUR);
+        series.advance(300 + HOUR, &mut fold);
         assert!(series.is_empty() && series.slot_bytes == 0);
         assert!(series.memory() < 1_000, "{}", series.memory());
     }

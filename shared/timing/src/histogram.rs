@@ -71,14 +71,18 @@ impl Histogram {
 
     /// Counts one duration in µs.
     pub fn record(&self, us: u64) {
-        let bucket = bucket_of(us);
+        self.count(bucket_of(us));
+        self.sum.store(self.sum.load(Relaxed).saturating_add(us.min(MAX_US)), Relaxed);
+    }
+
+    /// Counts one duration by its bucket; its time is not in the sum.
+    pub(crate) fn count(&self, bucket: usize) {
         let (used, bit) = (self.used.load(Relaxed), 1 << (bucket / SUB as usize));
         if used & bit == 0 {
             self.used.store(used | bit, Relaxed);
         }
         let count = &self.counts[bucket];
         count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
-        self.sum.store(self.sum.load(Relaxed).saturating_add(us.min(MAX_US)), Relaxed);
     }
 
     /// What has been recorded. While the writer is at work, the newest values may be in the sum and not yet in the counts, or

@@ -11,8 +11,10 @@
 //! clock is the caller's business.
 
 mod cell;
+mod collector;
 mod ewma;
 mod histogram;
+mod journal;
 mod meter;
 mod report;
 mod request;
@@ -20,9 +22,10 @@ mod snapshot;
 pub mod varint;
 
 pub use cell::{Counter, Gauge};
+pub use collector::{Collector, Gathered, Sum};
 pub use ewma::Ewma;
 pub use histogram::{BUCKETS, Histogram, MAX_US};
-pub use meter::{Begun, Collector, Gathered, Meter, Meters, Pen, Sum};
-pub use report::{BadReport, Entry, Report, State};
+pub use meter::{Begun, Meter, Meters, Pen};
+pub use report::{BadReport, Entry, Report, State, Told, Writer};
 pub use request::{BadTiming, RequestTiming};
 pub use snapshot::{Accumulator, BadSnapshot, Snapshot};

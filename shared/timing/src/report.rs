@@ -91,6 +91,31 @@ pub struct Entry {
     pub times: [Snapshot; 3],
 }
 
+/// An [`Entry`] to be encoded, whose parts belong to somebody else.
+#[derive(Clone, Copy, Debug)]
+pub struct Told<'a> {
+    pub app: &'a str,
+    pub version: u64,
+    pub life: u64,
+    pub age_ms: u64,
+    pub state: State,
+    pub in_flight: u64,
+    pub peak: u64,
+    pub queued: u64,
+    pub cpu_us: u64,
+    pub memory_bytes: u64,
+    pub responses: [u64; 6],
+    pub times: [&'a Snapshot; 3],
+}
+
+/// Encodes a report entry by entry, without holding them.
+#[derive(Debug, Default)]
+pub struct Writer {
+    entries: Vec<u8>,
+    count: u64,
+    scratch: Vec<u8>,
+}
+
 /// Why bytes are not a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadReport {
@@ -108,15 +133,34 @@ pub enum BadReport {
     Trailing,
 }
 
+impl Writer {
+    pub fn new() -> Writer {
+        Writer::default()
+    }
+
+    pub fn push(&mut self, entry: &Told<'_>) {
+        entry.encode(&mut self.scratch, &mut self.entries);
+        self.count += 1;
+    }
+
+    /// Appends the report of these entries; begins anew, with the memory that it has.
+    pub fn finish(&mut self, start: u64, number: u64, base: u64, out: &mut Vec<u8>) {
+        out.reserve(self.entries.len() + 40);
+        out.push(FORMAT);
+        for number in [start, number, base, self.count] {
+            varint::put(number, out);
+        }
+        out.append(&mut self.entries);
+        self.count = 0;
+    }
+}
+
 impl Report {
     /// Appends the encoded form.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.push(FORMAT);
-        for number in [self.start, self.number, self.base, self.entries.len() as u64] {
-            varint::put(number, out);
-        }
-        let mut scratch = Vec::new();
-        self.entries.iter().for_each(|entry| entry.encode(&mut scratch, out));
+        let mut writer = Writer::new();
+        self.entries.iter().for_each(|entry| writer.push(&entry.told()));
+        writer.finish(self.start, self.number, self.base, out);
     }
 
     pub fn decode(mut bytes: &[u8]) -> Result<Report, BadReport> {
@@ -137,7 +181,7 @@ impl Report {
     }
 }
 
-impl Entry {
+impl Told<'_> {
     fn encode(&self, scratch: &mut Vec<u8>, out: &mut Vec<u8>) {
         varint::put(self.app.len() as u64, out);
         out.extend_from_slice(self.app.as_bytes());
@@ -149,13 +193,33 @@ impl Entry {
             varint::put(number, out);
         }
         self.responses.iter().for_each(|count| varint::put(*count, out));
-        for times in &self.times {
+        for times in self.times {
             scratch.clear();
             if !times.is_empty() {
                 times.encode(scratch);
             }
             varint::put(scratch.len() as u64, out);
             out.extend_from_slice(scratch);
+        }
+    }
+}
+
+impl Entry {
+    /// As it is encoded.
+    pub fn told(&self) -> Told<'_> {
+        Told {
+            app: &self.app,
+            version: self.version,
+            life: self.life,
+            age_ms: self.age_ms,
+            state: self.state,
+            in_flight: self.in_flight,
+            peak: self.peak,
+            queued: self.queued,
+            cpu_us: self.cpu_us,
+            memory_bytes: self.memory_bytes,
+            responses: self.responses,
+            times: self.times.each_ref(),
         }
     }
 

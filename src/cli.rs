@@ -67,8 +67,10 @@ pub enum Command {
     Deploy(DeployArgs),
     /// List the applications: where each one runs, and how it is
     Apps,
-    /// List the hosts: the machines that run applications
-    Hosts,
+    /// List the hosts: the machines that run applications; remove one that is gone
+    Hosts(HostsArgs),
+    /// Show what happened to applications, as their hosts told: started, ready, crashed, drained
+    Events(EventsArgs),
     /// Show what an application printed (stdout and stderr together)
     Logs(LogsArgs),
     /// Move an application to another host without losing a request
@@ -177,6 +179,56 @@ pub struct DeployArgs {
     /// The host to run it on [default: where it is; a new one goes to the least loaded]
     #[arg(long)]
     pub host: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  steady hosts                                     how each is, where, what it can carry
+  steady hosts rm h3                               it is gone for good
+
+ZONE and CAPACITY are what a host says when it registers (zone and [capacity] of its configuration).")]
+pub struct HostsArgs {
+    #[command(subcommand)]
+    pub command: Option<HostsCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum HostsCommand {
+    /// Forget a host that is gone for good: its agent has stopped and no application is placed there
+    #[command(
+        visible_aliases = ["remove", "forget"],
+        after_help = "Example:\n  steady move shop --to h2 && steady hosts rm h3\n\nRefused while it is up or applications are placed there. A host that comes back registers anew."
+    )]
+    Rm {
+        /// The host's name
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  steady events                                    the latest of all applications
+  steady events shop -f                            of one, as they come, until Ctrl-C
+  steady events --host h2 -n 1000 --json | jq 'select(.event == \"crashed\") | .reason'
+
+The edge keeps the last ten thousand.")]
+pub struct EventsArgs {
+    /// Only of this application
+    pub name: Option<String>,
+
+    /// Only of this host
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<String>,
+
+    /// Go on: show events as they come, until Ctrl-C
+    #[arg(short, long)]
+    pub follow: bool,
+
+    /// Begin with this many of the latest
+    #[arg(long, short = 'n', default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub lines: u32,
 }
 
 #[derive(Debug, Args)]

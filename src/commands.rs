@@ -1,5 +1,6 @@
 //! The commands that are clients of the private API: ask, show, and nothing else.
 
+mod hosts;
 mod watch;
 
 use std::io;
@@ -26,7 +27,8 @@ pub fn run(reach: &Reach, json: bool, command: Command) -> Result<(), Error> {
         match command {
             Command::Deploy(args) => deploy(reach, out, &args).await,
             Command::Apps => apps(&Client::reach(reach)?, out).await,
-            Command::Hosts => hosts(&Client::reach(reach)?, out).await,
+            Command::Hosts(args) => hosts::hosts(&Client::reach(reach)?, out, &args).await,
+            Command::Events(args) => hosts::events(&Client::reach(reach)?, out, &args).await,
             Command::Logs(args) => logs(&Client::reach(reach)?, out, &args).await,
             Command::Move(args) => move_app(&Client::reach(reach)?, out, &args).await,
             Command::Requests(args) => watch::requests(&Client::reach(reach)?, out, &args).await,
@@ -170,32 +172,6 @@ pub async fn make_join_token(client: &Client, ttl: Duration, uses: u32, host: Op
     let asked = json!({"ttl_s": ttl.as_secs(), "uses": uses, "host": host});
     let response = client.send(client.request(Method::POST, "/v1/join-tokens").json(&asked)).await?;
     response.json().await.map_err(|error| Error::Failed(format!("the edge answered something else: {error}")))
-}
-
-async fn hosts(client: &Client, out: Out) -> Result<(), Error> {
-    let hosts = list(client, "hosts").await?;
-    if out.json {
-        return document(&json!({ "hosts": hosts }));
-    }
-    if hosts.is_empty() {
-        return show::line("No hosts: start an agent with [join] (steady join-token makes the token that it needs)");
-    }
-    let rows: Vec<Vec<String>> = hosts
-        .iter()
-        .map(|host| {
-            let seen = host.get("last_seen_ms").and_then(Value::as_f64);
-            let seen = seen.map(|ms| format!("{} ago", show::duration(Duration::from_millis(ms.max(0.0) as u64))));
-            vec![
-                show::cell(host.get("name")),
-                show::cell(host.get("state")),
-                show::cell(host.get("apps")),
-                show::cell(host.get("addr")),
-                show::cell(host.get("version")),
-                seen.unwrap_or_else(|| "never".to_owned()),
-            ]
-        })
-        .collect();
-    show::line(&show::table(&["NAME", "STATE", "APPS", "ADDRESS", "VERSION", "SEEN"], &rows, out.style))
 }
 
 async fn logs(client: &Client, out: Out, args: &LogsArgs) -> Result<(), Error> {

@@ -124,6 +124,26 @@ pub fn duration(duration: Duration) -> String {
     }
 }
 
+/// What a host can carry, as it registered: `4 cores, 15.6 GiB`; what was not said is left out.
+pub fn capacity(capacity: &Value) -> String {
+    let (cores, memory) = (number(capacity, "cpus"), number(capacity, "memory_bytes"));
+    let mut parts = Vec::new();
+    match cores {
+        0 => {}
+        1 => parts.push("1 core".to_owned()),
+        _ => parts.push(format!("{cores} cores")),
+    }
+    if memory > 0 {
+        parts.push(format!("{:.1} GiB", memory as f64 / 1_073_741_824.0));
+    }
+    if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
+}
+
+/// A number of a JSON object; 0 where there is none.
+pub fn number(value: &Value, name: &str) -> u64 {
+    value.get(name).and_then(Value::as_u64).unwrap_or(0)
+}
+
 /// A JSON scalar as a table cell: text without quotes, `-` for nothing, lists joined with commas.
 pub fn cell(value: Option<&Value>) -> String {
     match value {
@@ -144,6 +164,16 @@ mod tests {
     fn columns_are_as_wide_as_their_widest_cell_and_lines_have_no_trailing_blanks() {
         let rows = vec![vec!["a".to_owned(), "b".to_owned()], vec!["longer".to_owned(), String::new()]];
         assert_eq!(table(&["NAME", "X"], &rows, Style::PLAIN), "NAME    X\na       b\nlonger");
+    }
+
+    #[test]
+    fn a_capacity_is_what_was_said_of_it() {
+        assert_eq!(
+            capacity(&json!({"apps_max": 3, "cpus": 4, "memory_bytes": 16_750_000_000_u64})),
+            "4 cores, 15.6 GiB"
+        );
+        assert_eq!(capacity(&json!({"apps_max": 3, "cpus": 1, "memory_bytes": 0})), "1 core");
+        assert_eq!((capacity(&Value::Null), capacity(&json!({"cpus": 0}))), ("-".to_owned(), "-".to_owned()));
     }
 
     #[test]

@@ -18,11 +18,20 @@ use support::{eventually, long, steady};
 /// What every order of starting promises.
 const PROMISED: Duration = Duration::from_secs(5);
 
-/// An edge and one host on ports that stay theirs, as processes that a test starts, stops and kills.
-struct Pair {
-    dir: tempfile::TempDir,
+/// Where an edge is: its configuration, its state and its log have this name.
+#[derive(Clone, Copy)]
+struct Place {
+    name: &'static str,
     http: SocketAddr,
     private: SocketAddr,
+}
+
+/// An edge and one host on ports that stay theirs, as processes that a test starts, stops and kills. A second edge has a place of
+/// its own, and nothing in it until the store is brought there.
+struct Pair {
+    dir: tempfile::TempDir,
+    at: Place,
+    other: Place,
     control: SocketAddr,
     edge: Option<Child>,
     agent: Option<Child>,
@@ -42,31 +51,37 @@ fn free() -> SocketAddr {
 
 impl Pair {
     /// Nothing runs yet. `faults` goes into both configurations; the host's seed list begins with an address at which
-    /// nobody is.
+    /// nobody is, and has both edges.
     fn new(faults: &str) -> Pair {
         let dir = tempfile::tempdir().unwrap();
-        let (http, private, data, control) = (free(), free(), free(), free());
+        let (data, control) = (free(), free());
         let path = |name: &str| dir.path().join(name).display().to_string();
-        for name in ["lb", "h1"] {
+        for name in ["lb", "lb2", "h1"] {
             fs::create_dir_all(dir.path().join(name)).unwrap();
         }
-        let edge = format!(
-            "state_dir = {:?}\ndomains = [\"localhost\"]\nworkers = 1\nio = {:?}\n[[listen]]\naddr = \"{http}\"\n\
-             [private]\naddr = \"{private}\"\n[log]\nlevel = \"info,steady_lb=debug,steady_agent=debug\"\n[timeouts]\ndrain = \"1s\"\n{faults}",
-            path("lb"),
-            io(),
-        );
-        fs::write(dir.path().join("lb.toml"), edge).unwrap();
+        let [at, other] = ["lb", "lb2"].map(|name| Place { name, http: free(), private: free() });
+        for Place { name, http, private } in [at, other] {
+            let edge = format!(
+                "state_dir = {:?}\ndomains = [\"localhost\"]\nworkers = 1\nio = {:?}\n[[listen]]\naddr = \"{http}\"\n\
+                 [private]\naddr = \"{private}\"\n[cluster]\nname = {name:?}\n[log]\nlevel = \"info,steady_lb=debug,steady_agent=debug\"\n\
+                 [timeouts]\ndrain = \"1s\"\n{faults}",
+                path(name),
+                io(),
+            );
+            fs::write(dir.path().join(format!("{name}.toml")), edge).unwrap();
+        }
         let agent = format!(
             "name = \"h1\"\nstate_dir = {:?}\nworkers = 1\nio = {:?}\n[data]\naddr = \"{data}\"\n[control]\naddr = \"{control}\"\n\
-             [join]\nedges = [\"{}\", \"{private}\"]\ntoken_file = {:?}\n[log]\nlevel = \"info,steady_lb=debug,steady_agent=debug\"\n{faults}",
+             [join]\nedges = [\"{}\", \"{}\", \"{}\"]\ntoken_file = {:?}\n[log]\nlevel = \"info,steady_lb=debug,steady_agent=debug\"\n{faults}",
             path("h1"),
             io(),
             free(),
+            at.private,
+            other.private,
             path("join-token"),
         );
         fs::write(dir.path().join("h1.toml"), agent).unwrap();
-        Pair { dir, http, private, control, edge: None, agent: None }
+        Pair { dir, at, other, control, edge: None, agent: None }
     }
 
     fn spawn(&self, role: &str, name: &str) -> Child {
@@ -82,7 +97,11 @@ impl Pair {
     }
 
     fn start_edge(&mut self) {
-        self.edge = Some(self.spawn("lb", "lb"));
+        self.edge = Some(self.spawn("lb", self.at.name));
+    }
+
+    fn signal_agent(&self, number: i32) {
+        signal(self.agent.as_ref().unwrap(), number);
     }
 
     fn start_agent(&mut self) {
@@ -93,6 +112,16 @@ impl Pair {
         kill(self.edge.take());
     }
 
+    /// The edge dies, and its store goes on at the other one; what was in its streams stays behind.
+    fn turn_to_the_other_edge(&mut self) {
+        self.kill_edge();
+        std::mem::swap(&mut self.at, &mut self.other);
+        let [from, to] = [self.other, self.at].map(|place| self.dir.path().join(place.name));
+        let stays = |name: &str| ["stream", "lock", "ready.json"].contains(&name) || name.ends_with(".sock");
+        copy(&from, &to, &stays);
+        self.start_edge();
+    }
+
     fn kill_agent(&mut self) {
         kill(self.agent.take());
     }
@@ -100,8 +129,8 @@ impl Pair {
     /// A command against this edge.
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = steady();
-        command.arg("--address").arg(format!("http://{}", self.private));
-        command.arg("--token-file").arg(self.dir.path().join("lb/token")).args(arguments);
+        command.arg("--address").arg(format!("http://{}", self.at.private));
+        command.arg("--token-file").arg(self.dir.path().join(self.at.name).join("token")).args(arguments);
         command
     }
 
@@ -118,10 +147,12 @@ impl Pair {
 
     /// The private port's answer.
     fn ask(&self, path: &str) -> Option<Value> {
-        let token = fs::read_to_string(self.dir.path().join("lb/token")).ok()?;
+        let token = fs::read_to_string(self.dir.path().join(self.at.name).join("token")).ok()?;
         let bearer = format!("Bearer {}", token.trim());
-        let answer =
-            Conn::try_open(self.private).ok()?.request("GET", "edge", path, &[("authorization", &bearer)], b"").ok()?;
+        let answer = Conn::try_open(self.at.private)
+            .ok()?
+            .request("GET", "edge", path, &[("authorization", &bearer)], b"")
+            .ok()?;
         serde_json::from_str(&answer.text()).ok()
     }
 
@@ -130,7 +161,8 @@ impl Pair {
     }
 
     fn serves(&self, app: &str) -> Option<()> {
-        let answer = Conn::try_open(self.http).ok()?.request("GET", &format!("{app}.localhost"), "/", &[], b"").ok()?;
+        let answer =
+            Conn::try_open(self.at.http).ok()?.request("GET", &format!("{app}.localhost"), "/", &[], b"").ok()?;
         (answer.status == 200).then_some(())
     }
 
@@ -178,7 +210,7 @@ impl Pair {
 impl Drop for Pair {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            for name in ["lb", "h1"] {
+            for name in ["lb", "lb2", "h1"] {
                 let log = fs::read_to_string(self.log(name)).unwrap_or_default();
                 let tail: Vec<&str> = log.lines().rev().take(60).collect();
                 eprintln!("--- {name}\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
@@ -187,6 +219,22 @@ impl Drop for Pair {
         // The agent first: its applications end with it.
         for child in [self.agent.take(), self.edge.take()].into_iter().flatten() {
             kill(Some(child));
+        }
+    }
+}
+
+/// Copies a directory over another, but for what stays.
+fn copy(from: &Path, to: &Path, stays: &dyn Fn(&str) -> bool) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (name, kind) = (entry.file_name(), entry.file_type().unwrap());
+        if stays(name.to_str().unwrap()) {
+            continue;
+        }
+        if kind.is_dir() {
+            copy(&entry.path(), &to.join(name), stays);
+        } else if kind.is_file() {
+            fs::copy(entry.path(), to.join(name)).unwrap();
         }
     }
 }
@@ -223,7 +271,7 @@ fn app(dir: &Path) -> PathBuf {
     folder
 }
 
-fn told(what: &str, took: Duration) {
+fn told_within(what: &str, took: Duration) {
     println!("{what}: {} ms", took.as_millis());
     if long() {
         assert!(took <= PROMISED, "{what} took {took:?}");
@@ -233,7 +281,7 @@ fn told(what: &str, took: Duration) {
 #[test]
 fn whatever_starts_last_everybody_finds_everybody() {
     let mut pair = Pair::running("");
-    told("first start", pair.converged("shop"));
+    told_within("first start", pair.converged("shop"));
     for order in ["agent edge", "edge agent"] {
         pair.kill_edge();
         pair.kill_agent();
@@ -245,14 +293,14 @@ fn whatever_starts_last_everybody_finds_everybody() {
             // Long enough for the first to have tried in vain.
             std::thread::sleep(Duration::from_millis(300));
         }
-        told(&format!("all anew, {order}"), pair.converged("shop"));
+        told_within(&format!("all anew, {order}"), pair.converged("shop"));
     }
     pair.kill_edge();
     pair.start_edge();
-    told("the edge anew", pair.converged("shop"));
+    told_within("the edge anew", pair.converged("shop"));
     pair.kill_agent();
     pair.start_agent();
-    told("the agent anew", pair.converged("shop"));
+    told_within("the agent anew", pair.converged("shop"));
 }
 
 #[test]
@@ -282,7 +330,7 @@ fn a_host_that_is_there_before_its_edge_and_its_token_joins_when_they_come() {
     fs::write(pair.dir.path().join("join-token"), good).unwrap();
     let begun = Instant::now();
     eventually("the host is up", || pair.host_is("up"));
-    told("from the token to a host that is up", begun.elapsed());
+    told_within("from the token to a host that is up", begun.elapsed());
 }
 
 /// Numbers from a seed (splitmix64).
@@ -402,4 +450,54 @@ fn edges_and_hosts_that_are_killed_or_stopped_lose_nothing_and_do_nothing_twice(
 #[test]
 fn nor_do_they_when_one_frame_in_ten_is_lost_on_both_legs() {
     rounds("[faults]\nlose_sent_one_in = 10\nlose_received_one_in = 10\nseed = 7\n", 2);
+}
+
+/// The application as its host has it.
+fn held(pair: &Pair) -> Option<Value> {
+    pair.ask("/v1/hosts/h1/apps/shop").filter(|app| app["role"] == "owner" && app["state"] == "ready")
+}
+
+#[test]
+fn a_host_whose_edge_dies_turns_to_another_of_its_list_and_does_what_the_store_there_says() {
+    let mut pair = Pair::running("");
+    pair.converged("shop");
+    let before = eventually("the application is ready", || held(&pair));
+    let told = |pair: &Pair| pair.events().len();
+    let known = told(&pair);
+    // The store is all that the other edge has of the first: what the host is told follows from it.
+    pair.turn_to_the_other_edge();
+    told_within("another edge", pair.converged("shop"));
+    let after = eventually("the host has said what it has", || held(&pair));
+    for what in ["pid", "generation", "version", "started_at"] {
+        assert_eq!(before[what], after[what], "{what}: nothing was started again");
+    }
+    assert_eq!(told(&pair), known, "nor told again");
+    // This edge can have things done, by a stream of its own.
+    let folder = pair.dir.path().join("shop").display().to_string();
+    fs::write(pair.dir.path().join("shop/round"), "at the other").unwrap();
+    pair.run(&["deploy", &folder, "--name", "shop"]).unwrap();
+    pair.run(&["deploy", &folder, "--name", "cart"]).unwrap();
+    assert_eq!(eventually("the new version is ready", || held(&pair))["version"], 2);
+    // An order that its host does not hear, for the edge dies with it: what was to come of it is in the store.
+    pair.signal_agent(libc::SIGSTOP);
+    let kept = |pair: &Pair| {
+        let log = fs::read_to_string(pair.log(pair.at.name)).unwrap();
+        log.lines().filter(|line| line.contains("an order is kept")).count()
+    };
+    let orders = kept(&pair);
+    let mut unheard = pair.command(&["rm", "cart"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    eventually("the order is kept", || (kept(&pair) > orders).then_some(()));
+    pair.turn_to_the_other_edge();
+    pair.signal_agent(libc::SIGCONT);
+    unheard.wait().unwrap();
+    told_within("the first edge again", pair.converged("shop"));
+    eventually("the other application is gone from store and host", || {
+        let (apps, held) = (pair.ask("/v1/apps")?, pair.ask("/v1/hosts/h1/apps")?);
+        let names = |list: &Value| {
+            let list = list["apps"].as_array().unwrap();
+            list.iter().map(|app| app["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        (names(&apps) == ["shop"] && names(&held) == ["shop"]).then_some(())
+    });
+    assert_nothing_lost_or_repeated(&mut pair);
 }

@@ -56,7 +56,23 @@ async fn answer(State(seen): State<Seen>, request: Request) -> Response {
     match line.as_str() {
         "GET /v1/apps" => json_answer(&json!({"apps": [app("shop", "h1"), app("blog", "h2")]})),
         "GET /v1/hosts" => json_answer(&json!({"hosts": [
-            {"name": "h1", "addr": "127.0.0.1:1", "control": "127.0.0.1:2", "state": "up", "apps": 2, "version": "0.1.0", "last_seen_ms": 120}]})),
+            {"name": "h1", "addr": "127.0.0.1:1", "control": "127.0.0.1:2", "state": "up", "apps": 2, "version": "0.1.0", "last_seen_ms": 120,
+             "zone": "fra-1", "capacity": {"apps_max": 40, "cpus": 4, "memory_bytes": 16_750_000_000_u64}},
+            {"name": "h2", "addr": "127.0.0.1:3", "control": null, "state": "down", "apps": 0, "version": null, "last_seen_ms": null}]})),
+        "DELETE /v1/hosts/h3" => StatusCode::NO_CONTENT.into_response(),
+        "DELETE /v1/hosts/h1" => {
+            problem(StatusCode::CONFLICT, "h1 is not forgotten", "applications are placed there: move them first")
+        }
+        "GET /v1/events?limit=100&app=shop" => json_answer(&json!({"events": [
+            event(7, "crashed", json!({"reason": "exit code 3", "output": "no such table\nbye"})),
+            event(6, "ready", json!({}))]})),
+        "GET /v1/events?limit=0" => json_answer(&json!({"events": []})),
+        // Somebody who follows, and has seen nothing yet: more each time, until nobody is there.
+        "GET /v1/events?after=0&limit=1000" => json_answer(&json!({"events": [event(8, "started", json!({}))]})),
+        "GET /v1/events?after=8&limit=1000" => {
+            json_answer(&json!({"events": [event(9, "drained", json!({"cut": 2}))]}))
+        }
+        "GET /v1/events?after=9&limit=1000" => problem(StatusCode::INTERNAL_SERVER_ERROR, "the end", "of this test"),
         "GET /v1/status" => {
             json_answer(&json!({"version": "0.1.0", "listeners": [{"addr": "127.0.0.1:80", "tls": false}]}))
         }
@@ -88,6 +104,14 @@ async fn answer(State(seen): State<Seen>, request: Request) -> Response {
         "GET /v1/apps/shop/logs?lines=2&follow=false" => "one\ntwo\n".into_response(),
         _ => problem(StatusCode::NOT_FOUND, "Not Found", "there is no such application; `steady apps` lists them"),
     }
+}
+
+fn event(number: u64, what: &str, more: Value) -> Value {
+    let at = format!("2026-03-01T10:00:{number:02}Z");
+    let mut event = json!({"number": number, "at": at, "host": "h1", "app": "shop", "event": what, "generation": 3,
+        "version": 2, "instance": 1, "reason": null, "output": null, "cut": 0});
+    event.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    event
 }
 
 fn app(name: &str, host: &str) -> Value {
@@ -127,8 +151,39 @@ fn apps_and_hosts_are_tables_with_aligned_columns() {
     let lines: Vec<String> = text(&output).lines().map(str::to_owned).collect();
     assert_eq!(lines[0], "NAME  STATE  HOST  GENERATION  VERSION  URL");
     assert_eq!(lines[1], "shop  ready  h1    3           2        http://shop.localhost:8080");
-    expect(&edge.run(&["hosts"]), 0, &["NAME  STATE  APPS  ADDRESS", "h1    up     2     127.0.0.1:1", "120 ms ago"]);
+    let output = edge.run(&["hosts"]);
+    expect(&output, 0, &[]);
+    let lines: Vec<String> = text(&output).lines().map(str::to_owned).collect();
+    assert_eq!(lines[0], "NAME  STATE  ZONE   APPS     CAPACITY           ADDRESS      VERSION  SEEN");
+    assert_eq!(lines[1], "h1    up     fra-1  2 of 40  4 cores, 15.6 GiB  127.0.0.1:1  0.1.0    120 ms ago");
+    assert_eq!(lines[2], "h2    down   -      0        -                  127.0.0.1:3  -        never");
     expect(&edge.run(&["status"]), 0, &["version    0.1.0", "listeners  127.0.0.1:80"]);
+}
+
+#[test]
+fn a_host_that_is_gone_is_removed_and_one_that_is_not_says_why_it_stays() {
+    let edge = FakeEdge::start();
+    expect(&edge.run(&["hosts", "rm", "h3"]), 0, &["h3 is removed"]);
+    expect(&edge.run(&["hosts", "rm", "h1"]), 5, &["h1 is not forgotten", "move them first"]);
+    expect(&edge.run(&["hosts", "rm", "../apps/shop"]), 2, &["cannot be a host's name"]);
+    assert_eq!(edge.asked(), ["DELETE /v1/hosts/h3", "DELETE /v1/hosts/h1"]);
+}
+
+#[test]
+fn events_are_shown_as_they_happened_and_followed() {
+    let edge = FakeEdge::start();
+    let output = edge.run(&["events", "shop"]);
+    expect(&output, 0, &[]);
+    let lines: Vec<String> = text(&output).lines().map(str::to_owned).collect();
+    assert_eq!(lines[0], "2026-03-01T10:00:06Z  h1     ready    shop  version 2, generation 3");
+    assert_eq!(lines[1], "2026-03-01T10:00:07Z  h1     crashed  shop  version 2, generation 3: exit code 3");
+    assert_eq!(lines[2..], ["    no such table", "    bye"]);
+    let output = edge.run(&["events", "-f", "-n", "0", "--json"]);
+    expect(&output, 1, &["the end"]);
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let numbers: Vec<Value> =
+        lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["number"].clone()).collect();
+    assert_eq!(numbers, [8, 9]);
 }
 
 #[test]

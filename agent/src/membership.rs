@@ -59,8 +59,9 @@ pub enum MembershipError {
     NoToken { path: PathBuf, source: std::io::Error },
     #[error("{}: {source}", path.display())]
     Token { path: PathBuf, source: BadToken },
-    #[error(transparent)]
-    Join(#[from] JoinError),
+    /// What each edge said: one that cannot be reached may hide another's reason.
+    #[error("{}", .0.iter().map(JoinError::to_string).collect::<Vec<_>>().join("; "))]
+    Join(Vec<JoinError>),
 }
 
 impl Membership {
@@ -165,26 +166,26 @@ impl Membership {
             *request = Some(Request::new()?);
         }
         let Some(request) = request else { return Ok(()) };
-        let mut last = None;
+        let mut said = Vec::new();
         for edge in &self.config.edges {
             match join(*edge, &token, &self.member, request).await {
                 Ok((identity, _)) => return self.take(identity),
-                Err(error) => last = Some(error),
+                Err(error) => said.push(error),
             }
         }
-        last.map_or(Ok(()), |error| Err(error.into()))
+        if said.is_empty() { Ok(()) } else { Err(MembershipError::Join(said)) }
     }
 
     async fn renew(&self, identity: &Identity) -> Result<(), MembershipError> {
         let request = Request::new()?;
-        let mut last = None;
+        let mut said = Vec::new();
         for edge in &self.config.edges {
             match renew(*edge, identity, &request).await {
                 Ok((identity, _)) => return self.take(identity),
-                Err(error) => last = Some(error),
+                Err(error) => said.push(error),
             }
         }
-        last.map_or(Ok(()), |error| Err(error.into()))
+        if said.is_empty() { Ok(()) } else { Err(MembershipError::Join(said)) }
     }
 
     /// Kept first, then used: what was shown to others is there after a crash.

@@ -10,17 +10,18 @@
 //! connection, and its edge is the one that is told. The inbox keeps the last order for each application until it needs doing
 //! no more; what is left of it when the agent starts is compared with what the records say, and done.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
 use steady_cluster::channel::Hold;
 use steady_cluster::channel::talk::{Event, MODE, Order, Outcome, What, app_id};
-use steady_stream::io::{Ended, Lane, Link, Names, OpenError, Sender, Standing};
+use steady_stream::io::{Call, Ended, Lane, Link, Names, OpenError, Sender, Standing};
 use steady_stream::{App, Batch, Faults, FileInbox, Inbox, InboxError, Mode, StreamId};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
@@ -79,14 +80,39 @@ impl Talk {
         self.orders.load(Ordering::Relaxed)
     }
 
-    /// Keeps what actors tell until the edge has it, for ever.
+    /// Keeps what actors tell until the edge has it, for ever. When this host turns to another edge, what the one before cannot
+    /// have heard goes along; what it may have heard stays in its log, so that nothing is told twice.
     pub async fn tell(&self, mut events: mpsc::Receiver<Event>) {
         let mut current = self.current.subscribe();
-        while let Some(event) = events.recv().await {
-            // Before this host is registered anywhere there is nobody to tell; then it tells everything it is.
-            let Ok(link) = current.wait_for(Option::is_some).await.map(|link| link.clone()) else { return };
-            let Some(link) = link else { continue };
-            keep(&link.sender(Mode(MODE)), &event).await;
+        // Before this host is registered anywhere there is nobody to tell; then it tells everything it is.
+        let Ok(Some(mut link)) = current.wait_for(Option::is_some).await.map(|link| link.clone()) else { return };
+        let mut open: VecDeque<(Event, Call)> = VecDeque::new();
+        loop {
+            tokio::select! {
+                changed = current.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let next = current.borrow_and_update().clone();
+                    let Some(next) = next.filter(|next| next.names() != link.names()) else { continue };
+                    link = next;
+                    for (event, call) in std::mem::take(&mut open) {
+                        if call.withdraw().await.is_ok() {
+                            tracing::info!(edge = link.names().peer, ?event, "the edge before never heard this");
+                            open.extend(keep(&link.sender(Mode(MODE)), &event).await.map(|call| (event, call)));
+                        }
+                    }
+                }
+                event = events.recv() => {
+                    let Some(event) = event else { return };
+                    while open.front_mut().is_some_and(|(_, call)| call.now_or_never().is_some()) {
+                        open.pop_front();
+                    }
+                    let kept = keep(&link.sender(Mode(MODE)), &event).await;
+                    // What came of an order is only for whoever gave it, and a capacity is told with every registration.
+                    open.extend(kept.filter(|_| matches!(event, Event::App(_))).map(|call| (event, call)));
+                }
+            }
         }
     }
 
@@ -121,8 +147,9 @@ impl Talk {
     }
 }
 
-/// Gives an event to the log; tried until it is there. An edge that is never coming back ends that by its patience.
-async fn keep(sender: &Sender, event: &Event) {
+/// Gives an event to the log; tried until it is there. An edge that is never coming back ends that by its patience. `None`: the
+/// link has ended.
+async fn keep(sender: &Sender, event: &Event) -> Option<Call> {
     let app = match event {
         Event::App(event) => app_id(&event.app),
         Event::Outcome(_) | Event::Capacity(_) => 0,
@@ -130,8 +157,11 @@ async fn keep(sender: &Sender, event: &Event) {
     let body = Bytes::from(serde_json::to_vec(event).expect("fields of plain types become JSON"));
     loop {
         match sender.send(App(app), body.clone()).await {
-            Ok(call) => return tracing::debug!(position = call.position(), ?event, "an event is kept"),
-            Err(steady_stream::SendError::Ended) => return,
+            Ok(call) => {
+                tracing::debug!(position = call.position(), ?event, "an event is kept");
+                return Some(call);
+            }
+            Err(steady_stream::SendError::Ended) => return None,
             Err(error) => tracing::warn!(%error, "an event cannot be kept yet"),
         }
         tokio::time::sleep(KEEP_AGAIN).await;
@@ -251,7 +281,7 @@ impl Driver {
                     keep(&sender, &Event::Outcome(Outcome { id, ..outcome })).await;
                 });
             }
-            Err(refusal) => keep(&sender, &Event::Outcome(Outcome { id, ..refused(&refusal) })).await,
+            Err(refusal) => drop(keep(&sender, &Event::Outcome(Outcome { id, ..refused(&refusal) })).await),
         }
     }
 

@@ -7,13 +7,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use futures_util::{StreamExt, stream};
 use steady_table::AppName;
 
 use crate::agents::HostHandle;
 use crate::agents::client::{AgentError, AppStatus, Placement, Role};
 use crate::control::ControlError;
 use crate::edge::Edge;
-use crate::limits::{AGENT_ANSWER, RETRY_FIRST, RETRY_MOST};
+use crate::limits::{AGENT_ANSWER, RECONCILED_AT_ONCE, RETRY_FIRST, RETRY_MOST};
 use crate::snapshot::HostState;
 use crate::store::{AppRecord, Commit, Numbers, StoreError, Write};
 use crate::workflow::Tracker;
@@ -93,7 +94,7 @@ pub async fn host_returned(edge: Arc<Edge>, host: String, mut claims: Option<Vec
     }
 }
 
-/// Looks at everything once.
+/// Looks at everything once, several applications at a time.
 async fn pass(edge: &Arc<Edge>, handle: &HostHandle, claims: Option<Vec<AppStatus>>) -> Result<(), NotYet> {
     let host = handle.record.name.as_str();
     let claims = match claims {
@@ -106,32 +107,44 @@ async fn pass(edge: &Arc<Edge>, handle: &HostHandle, claims: Option<Vec<AppStatu
     names.extend(claims.keys().filter_map(|name| AppName::new(name).ok()));
     names.sort();
     names.dedup();
+    let all = names.into_iter().map(|name| {
+        let claim = claims.get(name.as_str()).cloned();
+        async move { one(edge, handle, &name, claim.as_ref()).await }
+    });
+    let mut all = stream::iter(all).buffer_unordered(RECONCILED_AT_ONCE);
     let (mut busy, mut failed) = (0, None);
-    for name in names {
-        let Some(lock) = Tracker::try_lock(edge, &name) else {
-            busy += 1;
-            continue;
-        };
-        // Asked again under the lock: a workflow may have ended in between.
-        let record = edge.store().app(name.clone()).await?;
-        let numbers = edge.store().numbers(name.clone()).await?;
-        let Some(repair) = decide(host, record.as_ref(), claims.get(name.as_str()), numbers) else { continue };
-        tracing::warn!(app = %name, host, ?repair, "a host has something other than the store says");
-        match mend(edge, handle, &name, record, numbers, repair).await {
-            Ok(()) => edge.metrics.reconciled(),
-            // One that cannot run there stays its host's to report; the others go on.
-            Err(NotYet::Agent(error)) if !error.is_transient() => {
-                tracing::error!(app = %name, host, %error, "an application could not be put right");
-            }
+    while let Some(done) = all.next().await {
+        match done {
+            Ok(()) => {}
+            Err(NotYet::Busy(more)) => busy += more,
             Err(error) => failed = Some(error),
         }
-        drop(lock);
     }
     match (failed, busy) {
         (Some(error), _) => Err(error),
         (None, 0) => Ok(()),
         (None, busy) => Err(NotYet::Busy(busy)),
     }
+}
+
+/// Looks at one application, and puts it right.
+async fn one(edge: &Arc<Edge>, handle: &HostHandle, name: &AppName, claim: Option<&AppStatus>) -> Result<(), NotYet> {
+    let host = handle.record.name.as_str();
+    let _lock = Tracker::try_lock(edge, name).ok_or(NotYet::Busy(1))?;
+    // Asked again under the lock: a workflow may have ended in between.
+    let record = edge.store().app(name.clone()).await?;
+    let numbers = edge.store().numbers(name.clone()).await?;
+    let Some(repair) = decide(host, record.as_ref(), claim, numbers) else { return Ok(()) };
+    tracing::warn!(app = %name, host, ?repair, "a host has something other than the store says");
+    match mend(edge, handle, name, record, numbers, repair).await {
+        Ok(()) => edge.metrics.reconciled(),
+        // One that cannot run there stays its host's to report; the others go on.
+        Err(NotYet::Agent(error)) if !error.is_transient() => {
+            tracing::error!(app = %name, host, %error, "an application could not be put right");
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
 }
 
 async fn mend(

@@ -261,12 +261,54 @@ async fn a_host_that_stops_reporting_is_suspected_and_down_once_its_data_path_is
     life.until(|| life.edge.hosts.state("h1") == HostState::Up).await;
     channel.abort();
     life.until(|| life.edge.hosts.state("h1") == HostState::Suspected).await;
-    let refused = life.request(reqwest::Method::DELETE, "/v1/hosts/h1");
+    let remove = || answer(life.request(reqwest::Method::DELETE, "/v1/hosts/h1"));
     h1.die();
     life.until(|| life.edge.hosts.state("h1") == HostState::Down).await;
-    // Then it can be forgotten, and comes back by registering.
-    assert_eq!(answer(refused).await.0, 204);
+    // Then it can be removed, and comes back by registering.
+    assert_eq!(remove().await.0, 204);
     assert_eq!(life.get("/v1/hosts").await.1, json!({"hosts": []}));
     connect(&[life.addr], &identity, &h1, &registration(&h1)).await.unwrap();
     life.until(|| life.edge.hosts.state("h1") == HostState::Up).await;
+}
+
+#[tokio::test]
+async fn a_host_is_removed_when_it_is_gone_and_carries_nothing_and_else_the_reason_is_said() {
+    let (_dir, world, life) = begun().await;
+    let h1 = agent(&world, "h1").await;
+    let identity = joined(&life, "h1").await;
+    let channel = connect(&[life.addr], &identity, &h1, &registration(&h1)).await.unwrap();
+    life.until(|| life.edge.hosts.state("h1") == HostState::Up).await;
+    let refused = async |why: &str| {
+        let (status, said) = answer(life.request(reqwest::Method::DELETE, "/v1/hosts/h1")).await;
+        assert_eq!(status, 409, "{said}");
+        assert!(said["detail"].as_str().unwrap().contains(why), "{said}");
+    };
+    refused("stop its agent first").await;
+    assert!(done(&life.deploy("/v1/apps/shop", "one").await));
+    channel.abort();
+    h1.die();
+    life.until(|| life.edge.hosts.state("h1") == HostState::Down).await;
+    refused("still has applications: move them first").await;
+    assert_eq!(life.edge.store().load().await.unwrap().hosts.len(), 1, "nothing was changed");
+}
+
+#[tokio::test]
+async fn many_applications_of_a_host_that_returns_are_put_right_together() {
+    let (_dir, world, life) = begun().await;
+    let h1 = agent(&world, "h1").await;
+    let identity = joined(&life, "h1").await;
+    let channel = connect(&[life.addr], &identity, &h1, &registration(&h1)).await.unwrap();
+    life.until(|| life.edge.hosts.state("h1") == HostState::Up).await;
+    let names: Vec<String> = (0..24).map(|number| format!("app-{number}")).collect();
+    for name in &names {
+        assert!(done(&life.deploy(&format!("/v1/apps/{name}"), "one").await));
+    }
+    channel.abort();
+    h1.apps.lock().unwrap().clear();
+    h1.bundles.lock().unwrap().clear();
+    let again = Registration { start: 2, ..registration(&h1) };
+    while connect(&[life.addr], &identity, &h1, &again).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    life.until(|| names.iter().all(|name| h1.apps.lock().unwrap().get(name).is_some_and(|app| app.running))).await;
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use super::hosts::host_path;
 use super::{Out, bytes, document};
 use crate::cli::{RequestsArgs, TraceArgs};
 use crate::client::{Client, Lines};
@@ -169,9 +170,5 @@ fn story(value: &Value, out: Out) -> String {
 /// The API of the edge, or of a host's agent through it.
 fn at(host: Option<&str>) -> Result<String, Error> {
     let Some(host) = host else { return Ok("/v1".to_owned()) };
-    let is_name = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.');
-    if is_name && host != "." && host != ".." {
-        return Ok(format!("/v1/hosts/{host}"));
-    }
-    Err(Error::Usage(format!("`{host}` cannot be a host's name; `steady hosts` lists them")))
+    host_path(host)
 }

@@ -25,6 +25,8 @@ pub struct Whole {
 pub struct HostRow {
     pub name: String,
     pub state: String,
+    pub zone: Option<String>,
+    pub capacity: Option<Capacity>,
     pub reported_ms: Option<u64>,
     pub ready: u64,
     pub in_flight: u64,
@@ -33,6 +35,15 @@ pub struct HostRow {
     pub memory_bytes: u64,
     #[serde(rename = "10s")]
     pub now: Window,
+}
+
+/// What a host can carry; 0: it did not say.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Capacity {
+    pub apps_max: u64,
+    pub cpus: u64,
+    pub memory_bytes: u64,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -28,7 +28,8 @@ fn known() -> Known {
             "p50_us": [1_000, 1_000, 1_000], "p99_us": [8_000, 4_000, null]}},
         "hosts": [
             {"name": "h1", "state": "up", "reported_ms": 400, "ready": 3, "in_flight": 7, "queued": 0, "cpu": 0.4,
-             "memory_bytes": 126_000_000, "10s": window(1_250.0, 0, 900), "later": true},
+             "memory_bytes": 126_000_000, "10s": window(1_250.0, 0, 900), "later": true, "zone": "fra-1",
+             "capacity": {"apps_max": 40, "cpus": 8, "memory_bytes": 16_750_000_000_u64}},
             {"name": "h2", "state": "suspected", "reported_ms": 7_200, "10s": {}},
         ],
         "apps": [app("shop", "ready", 1_200.0, 25, 1_300), app("clock", "ready", 50.0, 0, 200), app("cart", "crashed", 0.0, 0, 150_000)],
@@ -49,9 +50,9 @@ fn the_screen_shows_hosts_and_applications_the_busiest_first() {
 steady top   1,250 requests/s   0.2 % errors   p50 1.2 ms   p90 2.4 ms   p99 12 ms   p99.9 36 ms   network 90 µs
 requests                                                      ▂▄█   p99                                                      █▄
 
-HOST             STATE     REQ/S      P50      P99  IN FLIGHT   QUEUED      CPU    MEMORY    APPS
-h1                  up     1,250   900 µs   9.0 ms          7        0     40 %   120 MiB       3
-h2           suspected         0        -        -          0        0        0         -       0  reported 7 s ago
+HOST             STATE     REQ/S      P50      P99  IN FLIGHT   QUEUED      CPU    MEMORY    APPS        ZONE
+h1                  up     1,250   900 µs   9.0 ms          7        0     40 %   120 MiB    3/40       fra-1
+h2           suspected         0        -        -          0        0        0         -       0           -  reported 7 s ago
 
 APPLICATION     STATE      HOST    REQ/S▾   ERRORS      P50      P90      P99    P99.9  IN FLIGHT      CPU    MEMORY  P99, LAST 18 S
 shop            ready        h1     1,200    0.2 %   1.3 ms   2.6 ms    13 ms    39 ms          3     12 %    43 MiB                 ▁ █
@@ -62,6 +63,8 @@ cart          crashed        h1         0        0   150 ms   300 ms    1.5 s   
 ↑↓ select   enter details   s sort: rate   / filter   space pause   q quit";
     let shown = plain(&known(), &chosen, 136, 14).join("\n");
     assert_eq!(shown, expected, "\n{shown}\n");
+    let wide = plain(&known(), &chosen, 160, 14);
+    assert!(wide[4].ends_with("3/40       fra-1   8 cores 15.6 GiB"), "{:?}", wide[4]);
 }
 
 #[test]
@@ -69,7 +72,7 @@ fn on_a_narrow_screen_the_columns_that_matter_most_stay_whole() {
     let shown = plain(&known(), &Chosen::default(), 80, 14);
     assert_eq!(shown[7], "APPLICATION     STATE    REQ/S▾   ERRORS      P50      P99  IN FLIGHT      CPU");
     assert_eq!(shown[8], "shop            ready     1,200    0.2 %   1.3 ms    13 ms          3     12 %");
-    assert_eq!(shown[4], "h1                  up     1,250   900 µs   9.0 ms          7     40 %       3");
+    assert_eq!(shown[4], "h1                  up     1,250   900 µs   9.0 ms          7     40 %    3/40");
 }
 
 #[test]

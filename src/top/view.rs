@@ -1,6 +1,6 @@
 //! The screen as lines of text: a pure function of what is known and what was chosen.
 
-use super::model::{AppRow, Detail, HostRow, Latency, Percentiles, Place, Spark, Window};
+use super::model::{AppRow, Capacity, Detail, HostRow, Latency, Percentiles, Place, Spark, Window};
 use super::paint::{Line, Paint, memory, rate, share, spark, thousands, time};
 
 /// What the applications are sorted by.
@@ -155,17 +155,24 @@ fn columns(line: &mut Line, cells: &[(String, Paint)], widths: &[usize]) {
     }
 }
 
-const HOST_WIDTHS: [usize; 9] = [9, 8, 7, 7, 9, 7, 7, 8, 6];
-/// What a narrow screen can spare first: memory, queued.
+const HOST_WIDTHS: [usize; 11] = [9, 8, 7, 7, 9, 7, 7, 8, 6, 10, 17];
+/// What hardly changes and is spared first, also for a note: capacity, zone.
+const HOST_STANDING: [usize; 2] = [10, 9];
+/// What a narrow screen can spare next: memory, queued.
 const HOST_SPARED: [usize; 4] = [7, 5, 8, 6];
+/// What is said of a host that is silent takes so much.
+const HOST_NOTE: usize = 22;
 
 fn hosts(hosts: &[HostRow], width: usize) -> Vec<Line> {
     let name_width = name_width(hosts.iter().map(|host| host.name.as_str()), width);
-    let widths = fit(HOST_WIDTHS, &HOST_SPARED, width.saturating_sub(name_width + 2));
-    let titles = ["STATE", "REQ/S", "P50", "P99", "IN FLIGHT", "QUEUED", "CPU", "MEMORY", "APPS"];
+    let room = width.saturating_sub(name_width + 2);
+    let noted = if hosts.iter().any(|host| note(host).is_some()) { HOST_NOTE } else { 0 };
+    let widths = fit(HOST_WIDTHS, &HOST_STANDING, room.saturating_sub(noted));
+    let widths = fit(widths, &HOST_SPARED, room);
+    let titles = ["STATE", "REQ/S", "P50", "P99", "IN FLIGHT", "QUEUED", "CPU", "MEMORY", "APPS", "ZONE", "CAPACITY"];
     let mut lines = vec![title("HOST", name_width, &titles.map(str::to_owned), &widths)];
     for host in hosts {
-        let times = host.now.times();
+        let (times, room) = (host.now.times(), host.capacity.unwrap_or_default());
         let mut line = Line::new();
         line.push(&*host.name, Paint::Strong).pad_to(name_width + 2);
         let cells = [
@@ -177,17 +184,35 @@ fn hosts(hosts: &[HostRow], width: usize) -> Vec<Line> {
             (thousands(host.queued), if host.queued > 0 { Paint::Warn } else { Paint::Plain }),
             (share(host.cpu), Paint::Plain),
             (memory(host.memory_bytes), Paint::Plain),
-            (thousands(host.ready), Paint::Plain),
+            (
+                if room.apps_max > 0 { format!("{}/{}", host.ready, room.apps_max) } else { thousands(host.ready) },
+                Paint::Plain,
+            ),
+            (host.zone.clone().filter(|zone| !zone.is_empty()).unwrap_or_else(|| "-".to_owned()), Paint::Plain),
+            (capacity(room), Paint::Plain),
         ];
         columns(&mut line, &cells, &widths);
-        match host.reported_ms {
-            None => line.push("has not reported yet", Paint::Warn),
-            Some(ms) if ms >= 3_000 => line.push(format!("reported {} s ago", ms / 1_000), Paint::Warn),
-            Some(_) => &mut line,
-        };
+        if let Some(note) = note(host) {
+            line.push(note, Paint::Warn);
+        }
         lines.push(line);
     }
     lines
+}
+
+fn note(host: &HostRow) -> Option<String> {
+    match host.reported_ms {
+        None => Some("has not reported yet".to_owned()),
+        Some(ms) => (ms >= 3_000).then(|| format!("reported {} s ago", ms / 1_000)),
+    }
+}
+
+fn capacity(room: Capacity) -> String {
+    match room.cpus {
+        0 => memory(room.memory_bytes),
+        1 => format!("1 core {}", memory(room.memory_bytes)),
+        cores => format!("{cores} cores {}", memory(room.memory_bytes)),
+    }
 }
 
 const APP_WIDTHS: [usize; 11] = [8, 8, 8, 7, 7, 7, 7, 7, 9, 7, 8];

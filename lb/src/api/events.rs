@@ -14,12 +14,14 @@ use crate::store::{EventRecord, EventsOf};
 pub struct Asked {
     host: Option<String>,
     app: Option<String>,
+    /// Only those with greater numbers, the oldest first: for whoever follows.
+    after: Option<u64>,
     limit: Option<usize>,
 }
 
 pub async fn list(Running(edge): Running, Query(asked): Query<Asked>) -> Result<Json<Value>, Problem> {
     let limit = asked.limit.unwrap_or(EVENTS_SHOWN).min(EVENTS_SHOWN_MOST);
-    let found = edge.store().events(EventsOf { host: asked.host, app: asked.app, limit }).await?;
+    let found = edge.store().events(EventsOf { host: asked.host, app: asked.app, after: asked.after, limit }).await?;
     Ok(Json(json!({"events": found.iter().map(render).collect::<Vec<_>>()})))
 }
 

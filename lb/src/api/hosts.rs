@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Problem, Running, strip_hop_by_hop};
 use crate::agents::{HostHandle, state_name};
+use crate::control::ControlError;
 use crate::snapshot::HostState;
 use crate::store::{Commit, Write};
 
@@ -50,13 +51,16 @@ fn render(host: &HostHandle, counts: &HashMap<String, u64>) -> Value {
 pub async fn remove(Running(edge): Running, Path(name): Path<String>) -> Result<StatusCode, Problem> {
     let _one_at_a_time = edge.registering.lock().await;
     let host = edge.hosts.find(&name).ok_or_else(|| Problem::no_host(&name))?;
-    let refused = |why: &str| Problem::new(409, format!("{name} is not forgotten"), why);
+    let refused = |why: &str| Problem::new(409, format!("{name} is not removed"), why);
     let slot = host.slot.as_ref().ok_or_else(|| refused("the configuration names it: take it out there"))?;
     if host.state() == HostState::Up || slot.open().is_some() {
         return Err(refused("it is there: stop its agent first"));
     }
     let (what, writes) = (format!("host {name} is forgotten"), vec![Write::RemoveHost(name.clone())]);
-    edge.control.commit(Commit { at_ms: edge.now(), what, expect: Vec::new(), writes }).await?;
+    match edge.control.commit(Commit { at_ms: edge.now(), what, expect: Vec::new(), writes }).await {
+        Err(ControlError::Refused(reasons)) => return Err(refused(&reasons.join("; "))),
+        committed => drop(committed?),
+    }
     edge.hosts.remove(&name);
     Ok(StatusCode::NO_CONTENT)
 }

@@ -80,6 +80,9 @@ pub async fn all(Running(edge): Running, query: Result<Query<Asked>, QueryReject
             );
             shown["name"] = json!(name);
             shown["state"] = json!(state_name(host.state()));
+            let open = host.slot.as_ref().and_then(|slot| slot.open());
+            shown["zone"] = json!(open.as_ref().map(|open| &*open.registration.zone));
+            shown["capacity"] = json!(open.and_then(|_| host.slot.as_ref()?.orders.capacity()));
             shown["10s"] = show(&reports.window(Of::Host(name), Span::TenSeconds, now));
             shown
         })

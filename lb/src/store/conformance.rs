@@ -74,8 +74,12 @@ async fn events_are_kept_with_the_cursor_of_their_stream(open: &impl Fn() -> Arc
         [("h9", 2), ("h8", 2), ("h9", 1)]
     );
     assert!(found.windows(2).all(|pair| pair[0].0 > pair[1].0));
-    let found = store.events(EventsOf { host: Some("h8".into()), ..of }).await.unwrap();
+    let second = found[2].0;
+    let found = store.events(EventsOf { host: Some("h8".into()), ..of.clone() }).await.unwrap();
     assert_eq!(found.iter().map(|(_, it)| it.event.instance).collect::<Vec<_>>(), [2, 1]);
+    let found = store.events(EventsOf { after: Some(second), limit: 1, ..of.clone() }).await.unwrap();
+    assert_eq!(found.iter().map(|(_, it)| (&*it.host, it.event.instance)).collect::<Vec<_>>(), [("h8", 2)]);
+    assert!(store.events(EventsOf { after: Some(second + 2), ..of }).await.unwrap().is_empty());
 }
 
 async fn knows_which_bundles_are_needed(store: &dyn Store) {

@@ -130,11 +130,12 @@ pub struct EventRecord {
     pub event: AppEvent,
 }
 
-/// Which events; all that is given must hold.
+/// Which events; all that is given must hold. The newest first; with `after`, those with greater numbers, the oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventsOf {
     pub host: Option<String>,
     pub app: Option<String>,
+    pub after: Option<u64>,
     pub limit: usize,
 }
 

@@ -238,9 +238,13 @@ impl Store for SqliteStore {
 
     fn events(&self, of: EventsOf) -> BoxFuture<'_, Result<Vec<(u64, EventRecord)>>> {
         self.run(move |connection| {
-            let query = "SELECT id, host, event FROM events
-                         WHERE (?1 IS NULL OR host = ?1) AND (?2 IS NULL OR app = ?2) ORDER BY id DESC LIMIT ?3";
-            rows(connection, query, params![of.host, of.app, integer(of.limit as u64)?], |row| {
+            let order = if of.after.is_some() { "ASC" } else { "DESC" };
+            let query = format!(
+                "SELECT id, host, event FROM events
+                 WHERE (?1 IS NULL OR host = ?1) AND (?2 IS NULL OR app = ?2) AND id > ?3 ORDER BY id {order} LIMIT ?4"
+            );
+            let (after, limit) = (integer(of.after.unwrap_or(0))?, integer(of.limit as u64)?);
+            rows(connection, &query, params![of.host, of.app, after, limit], |row| {
                 let text: String = row.get(2)?;
                 let event = serde_json::from_str(&text)
                     .map_err(|error| StoreError::Corrupt { what: format!("an event: {error}") })?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use steady_table::AppName;
 
-use super::{AppLock, Failure, Flow, Progress};
+use super::{AppLock, Failure, Flow, HOST_GONE, Progress};
 use crate::agents::HostHandle;
 use crate::agents::client::{AgentError, Placement, Role};
 use crate::bundles::Received;
@@ -189,7 +189,7 @@ impl Flow<DeployState> {
     async fn push(&mut self, edge: &Edge) -> Result<(), Failure> {
         let host = self.state.host.clone();
         let Some(handle) = edge.hosts.find(&host) else {
-            return self.turn_back(edge, "push", "its host was removed from the configuration", false).await;
+            return self.turn_back(edge, "push", HOST_GONE, false).await;
         };
         let (digest, bundle) = (self.state.digest.clone(), edge.bundles.path(&self.state.digest));
         match self.attempt(edge, "push", PREPARE_ATTEMPTS, || handle.client.push_bundle(&digest, &bundle)).await {
@@ -205,7 +205,7 @@ impl Flow<DeployState> {
     async fn start(&mut self, edge: &Edge) -> Result<(), Failure> {
         let host = self.state.host.clone();
         let Some(handle) = edge.hosts.find(&host) else {
-            return self.turn_back(edge, "start", "its host was removed from the configuration", false).await;
+            return self.turn_back(edge, "start", HOST_GONE, false).await;
         };
         let app = self.app().clone();
         let state = &self.state;

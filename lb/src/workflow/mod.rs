@@ -27,6 +27,10 @@ use crate::limits::{RETRY_FIRST, RETRY_MOST};
 use crate::store::{Commit, Kind, StoreError, WorkflowRecord, Write};
 pub use progress::{Progress, ProgressStream};
 
+/// Why nothing can be done at a host that was there when the work began.
+const HOST_GONE: &str =
+    "its host is no longer known here: it was removed (steady hosts rm), or the configuration names it no more";
+
 /// Why a workflow did not do what it was asked to. Unless [`Failure::stopped`], everything is as it was before, as far as the
 /// text does not say otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]

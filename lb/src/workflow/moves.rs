@@ -21,7 +21,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use steady_table::AppName;
 
-use super::{AppLock, Failure, Flow, Pause, Progress};
+use super::{AppLock, Failure, Flow, HOST_GONE, Pause, Progress};
 use crate::agents::HostHandle;
 use crate::agents::client::{AgentError, Drained, Placement, Role};
 use crate::edge::Edge;
@@ -219,7 +219,7 @@ impl Flow<MoveState> {
 
     async fn prepare(&mut self, edge: &Edge) -> Result<(), Failure> {
         let Some(new) = edge.hosts.find(&self.state.to) else {
-            return self.turn_back(edge, "prepare", "its host was removed from the configuration").await;
+            return self.turn_back(edge, "prepare", HOST_GONE).await;
         };
         let bundle = edge.bundles.path(&self.state.digest);
         let (app, digest) = (self.app().clone(), self.state.digest.clone());
@@ -260,7 +260,7 @@ impl Flow<MoveState> {
 
     async fn activate_early(&mut self, edge: &Edge) -> Result<(), Failure> {
         let Some(new) = edge.hosts.find(&self.state.to) else {
-            return self.turn_back(edge, "activate", "its host was removed from the configuration").await;
+            return self.turn_back(edge, "activate", HOST_GONE).await;
         };
         let app = self.app().clone();
         let placement = self.placement(Role::Owner, self.state.generation);
@@ -346,7 +346,7 @@ impl Flow<MoveState> {
         let mut pause = Pause::new();
         loop {
             let why = match edge.hosts.find(&self.state.to) {
-                None => "its host was removed from the configuration".to_owned(),
+                None => HOST_GONE.to_owned(),
                 Some(new) => match new.client.put_app(&app, &placement, true).await {
                     Ok(_) => return Activation::Ready,
                     Err(error) => {

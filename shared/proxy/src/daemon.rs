@@ -6,6 +6,7 @@ use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use steady_ring::{Choice, Chosen};
 use tracing_subscriber::{EnvFilter, reload};
@@ -103,7 +104,13 @@ pub fn raise_descriptors() {
     }
 }
 
-/// Binds a listener, and returns it with the address it really has (port 0: any free one).
+/// How long an address that is taken is tried again: a process that was killed keeps its listeners until the kernel has taken its
+/// ring apart, which comes after its supervisor has heard of its end.
+const LEFT_BEHIND: Duration = Duration::from_secs(2);
+const LEFT_BEHIND_LOOK: Duration = Duration::from_millis(20);
+
+/// Binds a listener, and returns it with the address it really has (port 0: any free one). Blocks for up to two seconds where
+/// the address is taken, for a process that has just been killed to let go of it.
 ///
 /// # Errors
 /// A sentence with the address.
@@ -115,7 +122,19 @@ pub fn listen(addr: SocketAddr) -> Result<(OwnedFd, SocketAddr), String> {
         }
         _ => format!("cannot listen on {addr}: {error}"),
     };
-    let socket = steady_ring::listen_tcp(addr, BACKLOG).map_err(explain)?;
+    let begun = Instant::now();
+    let mut told = false;
+    let socket = loop {
+        match steady_ring::listen_tcp(addr, BACKLOG) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < LEFT_BEHIND => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%addr, "taken, perhaps by a process that has just ended: tried again for {LEFT_BEHIND:?}");
+                }
+                std::thread::sleep(LEFT_BEHIND_LOOK);
+            }
+            tried => break tried.map_err(explain)?,
+        }
+    };
     let listener = TcpListener::from(socket);
     let bound = listener.local_addr().map_err(explain)?;
     Ok((listener.into(), bound))
@@ -161,4 +180,21 @@ pub fn write_whole(path: &Path, contents: &[u8]) -> io::Result<()> {
     file.write_all(contents)?;
     file.sync_all()?;
     std::fs::rename(&aside, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_about_to_be_let_go_is_waited_for_and_one_that_is_not_is_refused() {
+        let (first, addr) = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let refused = listen(addr).unwrap_err();
+        assert!(refused.contains("is taken by another process"), "{refused}");
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| listen(addr));
+            drop(first);
+            assert_eq!(second.join().unwrap().unwrap().1, addr);
+        });
+    }
 }

@@ -90,6 +90,17 @@ put("h2_crate", {
     "head": bytes([1, 1, len(POST)]) + b"\5" + POST,
     "trailers": bytes([150, 1, 0, 200, 1, 2]) + b"hi" + bytes([1, 1, 5]) + b"\5" + literal("x", "y")[:5],
 })
+put("h2_crate_client", {
+    "answer": bytes([150, 0, 0]) + bytes([210, 0, 5]) + b"hello" + bytes([211, 0, 0]) + bytes([151, 1, 0]) + bytes([153, 2, 0]),
+    "interim": bytes([110, 0, 0]) + bytes([151, 0, 5]) + literal("x", "y")[:5],
+    "trailers": bytes([150, 0, 0]) + bytes([200, 0, 5]) + literal("x", "y")[:5],
+    "length": bytes([150, 2, len(literal("content-length", "2"))]) + literal("content-length", "2") + bytes([211, 2, 2]) + b"hi",
+    "away": bytes([7, 0, 8, 0]) + b"\0" * 8 + bytes([3, 1, 4, 0]) + b"\0\0\0\x08",
+})
+put("h2_fields", {
+    "ours": b"\0\x12\x0f\xff\0\x13abc\1\2\4\x05\0\x80\0\x13abc\x21\0\0\1\x15hello\x02\x0f\xff\2\1\x3f\3\x14abcd",
+    "theirs": b"\1\x12\x0f\xff\0\x13abc\1\2\4\x05\0\x80\0\x13abc\x21\0\0\1\x15hello\x02\x0f\xff\2\1\x3f\3\x14abcd",
+})
 put("hpack", {
     "decode": b"\0" + struct.pack(">H", 20) + bytes.fromhex("828684410f7777772e6578616d706c652e636f6d") + struct.pack(">H", 5)
     + bytes.fromhex("828684be58") ,
@@ -97,6 +108,49 @@ put("hpack", {
     "encode": b"\1\1\x10\0\x04\0\x12ab\5\x11c\6\x10\x0d\x13xyz\x84\x01\0\5\x11c\6\x10",
 })
 put("table", {"nothing": b"\0", "base": b"\0\0\x50\1\1\0\2", "log": b"\0\x80\x28\1\x80\x30\7", "cut": b"\2\x7f\xff\x80"})
+FRAMES = ROOT.parent.parent / "shared/stream/tests/frames"
+put("stream_frames", {
+    **{name: b"\0\7" + struct.pack("<I", len(octets)) + octets for name in ["hello-1", "data-1", "feedback-1", "probe-1", "goodbye-1"]
+       for octets in [(FRAMES / name).read_bytes()]},
+    # Greeted; sends, stores, transmits, hears feedback, receives, delivers.
+    "talk": b"\1\0" + b"\0\0" + b"\x9babc" + b"\xbe" + b"\xd7" + b"\xd7" + b"\x28\x60\0\1abc\0" + b"\xcd" + b"\xcd" + b"\xd7"
+    + b"\x6e\x02\0\2\0\2\0\1\0\2\0\1" + b"\xff",
+    "window": b"\1\0" + b"\0\0" + b"\xd7" + b"".join(b"\x28\x60\0" + bytes([at]) + b"abc\0" for at in (2, 1, 3, 4)) + b"\xcd\xcd\xd7\xeb\0\x40\xd7",
+    "again": b"\1\0" + b"\0\0" + b"\x9babc\xbe\xd7" + b"\xf5" + b"\0\0\xd7\xeb\x20\0\xfa\xd7",
+})
+put("stream_log", {"nothing": b"\0", "octet": b"\0\1\x58\7\1\x60\2", "cut": b"\1\x82\0\x80", "gone": b"\0\xc1\0\0", "more": b"\0\xc2\x20\1"})
+
+
+def extension(kind, content):
+    return struct.pack(">HH", kind, len(content)) + content
+
+
+NAME = b"a.example"
+HELLO = b"\3\3" + b"r" * 32 + b"\0" + b"\0\4\x13\1\xc0\x2f" + b"\1\0"
+EXTENSIONS = extension(0, struct.pack(">HBH", len(NAME) + 3, 0, len(NAME)) + NAME) \
+    + extension(16, b"\0\x0c\2h2\x08http/1.1") + extension(43, b"\2\3\4") + extension(13, b"\0\2\4\3") + extension(10, b"\0\2\0\x1d") \
+    + extension(51, struct.pack(">HHH", 36, 29, 32) + b"k" * 32)
+WHOLE = HELLO + struct.pack(">H", len(EXTENSIONS)) + EXTENSIONS
+put("client_hello", {
+    "body": b"\1\7" + WHOLE,
+    "fragments": b"\x51\5" + WHOLE,
+    "octets": b"\0\3" + struct.pack(">BHHB", 22, 0x301, len(WHOLE) + 4, 1) + struct.pack(">I", len(WHOLE))[1:] + WHOLE,
+    "bare": b"\1\0" + HELLO,
+    "alert": b"\0\1\x15\3\1\0\2\2\x28",
+})
+put("control", {
+    "order": b'\0{"id":7,"app":"shop","generation":2,"what":"place","role":"owner","version":3,"digest":"d","wait_ms":5}',
+    "drain": b'\0{"id":8,"app":"shop","generation":2,"what":"drain","within_ms":5}',
+    "event": b'\1{"event":"app","app":"shop","kind":"crashed","generation":2,"version":3,"at_ms":6,"reason":"it exited"}',
+    "outcome": b'\1{"event":"outcome","id":9,"status":200,"ms":4,"output":null}',
+    "registration": b'\2{"channel":1,"name":"h1","start":7,"data":"0.0.0.0:9911","capacity":{"cpus":2},'
+    b'"apps":[{"name":"shop","role":"owner","generation":3}]}',
+    "join": b'\3{"secret":"00","name":"h1","request":"-----BEGIN CERTIFICATE REQUEST-----"}',
+    "renew": b'\4{"request":"x"}',
+    "answer": b'\5{"certificate":"c","trust":"t","edges":["127.0.0.1:9900","[::1]:1"]}',
+    "upgrade": b'\6{"what":"socket","name":"http","addr":"127.0.0.1:80"}',
+    "token": b"\7steady-join.v1." + b"0" * 64 + b"." + b"f" * 64,
+})
 put("proxy_protocol", {
     "v1": b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\nGET /",
     "v1six": b"PROXY TCP6 2001:db8::1 2001:db8::2 1 2\r\n",

@@ -14,7 +14,7 @@ use crate::drive::Driven;
 use crate::h1::request_passes_on;
 use crate::message::Message;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const GET: &[u8] = b"\x82\x86\x84\x41\x09a.example";
 const OK: &[u8] = b"\x88";
 
@@ -250,14 +250,14 @@ fn data_of(mut out: &[u8]) -> u64 {
     octets
 }
 
-struct Frame<'o> {
-    kind: u8,
-    flags: u8,
-    id: u32,
-    payload: &'o [u8],
+pub struct Frame<'o> {
+    pub kind: u8,
+    pub flags: u8,
+    pub id: u32,
+    pub payload: &'o [u8],
 }
 
-fn next_frame(out: &[u8]) -> Option<(Frame<'_>, &[u8])> {
+pub fn next_frame(out: &[u8]) -> Option<(Frame<'_>, &[u8])> {
     let [a, b, c, kind, flags, id @ ..] = *out.first_chunk::<9>()?;
     let len = u32::from_be_bytes([0, a, b, c]) as usize;
     let (payload, rest) = out[9..].split_at_checked(len).expect("a frame that is cut off");

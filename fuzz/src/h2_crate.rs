@@ -11,19 +11,58 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::Octets;
 use crate::drive::Driven;
-use crate::h2::frame;
+use crate::h2::{PREFACE, frame};
 use crate::message::Message;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// A request as both can tell it.
+/// A message as both can tell it; the method of a response is its status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Told {
-    method: String,
-    path: String,
-    fields: Vec<(String, Vec<u8>)>,
-    body: Vec<u8>,
-    trailers: Vec<(String, Vec<u8>)>,
+pub struct Told {
+    pub method: String,
+    pub path: String,
+    pub fields: Vec<(String, Vec<u8>)>,
+    pub body: Vec<u8>,
+    pub trailers: Vec<(String, Vec<u8>)>,
+}
+
+impl Told {
+    pub fn of(message: Message) -> Told {
+        let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+        let status = message.head.status;
+        Told {
+            method: if status > 0 { status.to_string() } else { text(message.head.method_bytes()) },
+            path: text(message.head.path()),
+            fields: fields(&message.head),
+            trailers: message.trailers.as_ref().map(fields).unwrap_or_default(),
+            body: message.body,
+        }
+    }
+}
+
+fn fields(head: &steady_http::Head) -> Vec<(String, Vec<u8>)> {
+    let named = head.fields().map(|it| (String::from_utf8_lossy(it.name).into_owned(), it.value.to_vec()));
+    let mut fields: Vec<_> = named.filter(|(name, _)| keeps(name)).collect();
+    fields.sort();
+    fields
+}
+
+/// The fields of the crate's map, as [`fields`] gives ours.
+pub fn sorted(map: &http::HeaderMap) -> Vec<(String, Vec<u8>)> {
+    let all = map.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
+    let mut fields: Vec<_> = all.filter(|(name, _)| keeps(name)).collect();
+    fields.sort();
+    fields
+}
+
+/// Puts our events together, a message a stream.
+pub fn gather(messages: &mut BTreeMap<u32, Message>, event: &steady_http::Event<'_>, head: &steady_http::Head) {
+    use steady_http::Event::{Data, Head, Reset, Trailers};
+    match *event {
+        Reset { stream, .. } => _ = messages.remove(&stream.id),
+        Head { stream, .. } | Data { stream, .. } | Trailers { stream } => {
+            messages.entry(stream.id).or_default().take(event, head);
+        }
+        _ => {}
+    }
 }
 
 /// A field as both keep it: what we make canonical is left out on both sides.
@@ -70,39 +109,14 @@ pub fn h2_crate(data: &[u8]) {
 /// The requests that were whole, and whether the connection was ended.
 fn ours(input: &[u8]) -> (BTreeMap<u32, Told>, bool) {
     let mut driven = Driven::new(Server::new(Rc::new(Limits::default()), Scheme::Http));
-    let mut messages: BTreeMap<u32, Message> = BTreeMap::new();
-    driven.hear(input, 0, |_, event, head, _| {
-        use steady_http::Event::{Data, Head, Reset, Trailers};
-        match *event {
-            Reset { stream, .. } => _ = messages.remove(&stream.id),
-            Head { stream, .. } | Data { stream, .. } | Trailers { stream } => {
-                messages.entry(stream.id).or_default().take(event, head);
-            }
-            _ => {}
-        }
-    });
-    let told = messages.into_iter().filter(|(_, message)| message.whole).map(|(id, message)| {
-        let fields = |head: &steady_http::Head| {
-            let named = head.fields().map(|it| (String::from_utf8_lossy(it.name).into_owned(), it.value.to_vec()));
-            let mut fields: Vec<_> = named.filter(|(name, _)| keeps(name)).collect();
-            fields.sort();
-            fields
-        };
-        let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
-        let told = Told {
-            method: text(message.head.method_bytes()),
-            path: text(message.head.path()),
-            fields: fields(&message.head),
-            trailers: message.trailers.as_ref().map(fields).unwrap_or_default(),
-            body: message.body,
-        };
-        (id, told)
-    });
-    (told.collect(), driven.error.is_some())
+    let mut messages = BTreeMap::new();
+    driven.hear(input, 0, |_, event, head, _| gather(&mut messages, event, head));
+    let whole = messages.into_iter().filter(|(_, message)| message.whole);
+    (whole.map(|(id, message)| (id, Told::of(message))).collect(), driven.error.is_some())
 }
 
 /// As [`ours`]; and the streams that the crate reset or refused.
-fn theirs(input: &[u8]) -> (BTreeMap<u32, Told>, bool, Vec<u32>) {
+pub fn theirs(input: &[u8]) -> (BTreeMap<u32, Told>, bool, Vec<u32>) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let (mut near, far) = tokio::io::duplex(1 << 20);
@@ -151,45 +165,46 @@ fn theirs(input: &[u8]) -> (BTreeMap<u32, Told>, bool, Vec<u32>) {
         }
         let mut said = Vec::new();
         near.read_to_end(&mut said).await.expect("all that it said");
-        let (reset, gone) = resets(&said);
+        let (reset, gone) = resets(&said, &[]);
         let told = told.borrow().clone();
         (told, failed || gone, reset)
     })
 }
 
 async fn read(request: http::Request<h2::RecvStream>) -> Option<Told> {
-    let fields = |map: &http::HeaderMap| {
-        let all = map.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
-        let mut fields: Vec<_> = all.filter(|(name, _)| keeps(name)).collect();
-        fields.sort();
-        fields
-    };
-    let (parts, mut stream) = request.into_parts();
+    let (parts, stream) = request.into_parts();
     let mut told = Told {
         method: parts.method.as_str().to_owned(),
         path: parts.uri.path_and_query().map(|path| path.as_str().to_owned()).unwrap_or_default(),
-        fields: fields(&parts.headers),
+        fields: sorted(&parts.headers),
         ..Told::default()
     };
+    read_body(stream, &mut told).await?;
+    Some(told)
+}
+
+/// A body and its trailers, to their end.
+pub async fn read_body(mut stream: h2::RecvStream, told: &mut Told) -> Option<()> {
     while let Some(data) = stream.data().await {
         let data = data.ok()?;
         told.body.extend_from_slice(&data);
         _ = stream.flow_control().release_capacity(data.len());
     }
     if let Some(trailers) = stream.trailers().await.ok()? {
-        told.trailers = fields(&trailers);
+        told.trailers = sorted(&trailers);
     }
-    Some(told)
+    Some(())
 }
 
-/// The streams that were reset, and whether the connection was ended for a fault.
-fn resets(mut said: &[u8]) -> (Vec<u32>, bool) {
+/// The streams that were reset but for these reasons, and whether the connection was ended for a fault.
+pub fn resets(mut said: &[u8], but: &[u32]) -> (Vec<u32>, bool) {
     let (mut reset, mut gone) = (Vec::new(), false);
     while let Some((head, rest)) = said.split_first_chunk::<9>() {
         let [a, b, c, kind, _, id @ ..] = *head;
         let len = u32::from_be_bytes([0, a, b, c]) as usize;
         let Some((payload, rest)) = rest.split_at_checked(len) else { break };
         match kind {
+            3 if payload.first_chunk().is_some_and(|code| but.contains(&u32::from_be_bytes(*code))) => {}
             3 => reset.push(u32::from_be_bytes(id)),
             7 => gone |= payload.get(4..8) != Some(&[0; 4]),
             _ => {}

@@ -6,19 +6,27 @@
 mod chunked;
 #[cfg(feature = "config")]
 pub mod config;
+#[cfg(feature = "config")]
+pub mod control;
 mod drive;
 mod h1;
 mod h2;
 mod h2_crate;
+mod h2_pair;
 mod hpack;
 mod message;
+mod stream;
+mod stream_log;
 mod table;
 
 pub use chunked::chunked;
 pub use h1::{h1_request, h1_response};
 pub use h2::{h2_client, h2_server};
 pub use h2_crate::h2_crate;
+pub use h2_pair::{h2_crate_client, h2_fields};
 pub use hpack::hpack;
+pub use stream::stream_frames;
+pub use stream_log::stream_log;
 pub use table::table;
 
 /// Octets that are taken from the front.

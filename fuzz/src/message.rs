@@ -24,8 +24,9 @@ impl Said {
         );
         let mut fields: Vec<_> =
             head.fields().filter(|it| it.id != Name::Cookie).map(|it| (text(it.name), text(it.value))).collect();
-        let cookies: Vec<_> = head.all(Name::Cookie).map(text).collect();
-        if !cookies.is_empty() {
+        if head.get(Name::Cookie).is_some() {
+            // Empty crumbs say nothing.
+            let cookies: Vec<_> = head.all(Name::Cookie).filter(|crumb| !crumb.is_empty()).map(text).collect();
             fields.push(("cookie".to_owned(), cookies.join("; ")));
         }
         fields.sort();

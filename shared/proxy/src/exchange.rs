@@ -309,4 +309,22 @@ mod tests {
         assert_eq!(exchanges.at(second).map(|exchange| exchange.key), Some(second));
         assert_eq!((exchanges.occupant(first.index), exchanges.len()), (Some(second), 1));
     }
+
+    #[test]
+    fn keys_are_told_apart_when_a_slots_generation_begins_anew() {
+        let mut exchanges = Exchanges::<()>::new();
+        exchanges.slots.push(Slot { generation: u32::MAX - 1, exchange: None, armed: Time::MAX });
+        exchanges.free.push(0);
+        let mut keys: Vec<Key> = Vec::new();
+        for _ in 0..4 {
+            let key = exchanges.reserve();
+            let mut exchange = Box::new(Exchange::blank());
+            exchange.renew(key, Origin::Client, Time::ZERO);
+            exchanges.put(exchange);
+            assert!(keys.iter().all(|&old| exchanges.at(old).is_none()));
+            assert!(exchanges.at(key).is_some() && exchanges.take(key).is_some());
+            keys.push(key);
+        }
+        assert_eq!(keys.iter().map(|key| key.generation).collect::<Vec<_>>(), [u32::MAX - 1, u32::MAX, 0, 1]);
+    }
 }

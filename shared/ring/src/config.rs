@@ -24,11 +24,13 @@ pub struct Config {
     /// Run completion work in the worker's own wait (DEFER_TASKRUN) where the kernel can (6.1). Default true; false
     /// shows what an older kernel does.
     pub defer: bool,
+    /// The generation of a slot's first connection. Default 0; tests begin near the end to see what is there.
+    pub generation_first: u32,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { buffers: 256, buffer_bytes: 65_536, entries: 1_024, defer: true }
+        Config { buffers: 256, buffer_bytes: 65_536, entries: 1_024, defer: true, generation_first: 0 }
     }
 }
 

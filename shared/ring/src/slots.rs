@@ -7,11 +7,17 @@ use crate::ConnId;
 /// the caller of a driver hears of the end of a connection when it runs its batch, and may ask for new ones before that.
 #[derive(Debug)]
 pub(crate) struct Slots<T> {
+    /// The generation that a new slot begins with.
+    first: u32,
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
     /// Freed since the last batch was handed over.
     resting: Vec<u32>,
 }
+
+/// A generation that no slot ever has: it is the listeners', where they share a space of tokens with connections. At ten thousand
+/// connections a second the slot that is used again each time would come to it in five days.
+pub(crate) const NO_GENERATION: u32 = u32::MAX;
 
 #[derive(Debug)]
 struct Slot<T> {
@@ -20,8 +26,9 @@ struct Slot<T> {
 }
 
 impl<T> Slots<T> {
-    pub(crate) fn new() -> Self {
-        Slots { slots: Vec::new(), free: Vec::new(), resting: Vec::new() }
+    /// `first`: the generation that slots begin with, 0 but where its end is to be seen.
+    pub(crate) fn new(first: u32) -> Self {
+        Slots { first, slots: Vec::new(), free: Vec::new(), resting: Vec::new() }
     }
 
     /// Values in it.
@@ -36,8 +43,8 @@ impl<T> Slots<T> {
             return ConnId::new(index, slot.generation);
         }
         let index = u32::try_from(self.slots.len()).expect("fewer connections than descriptors");
-        self.slots.push(Slot { generation: 0, value: Some(value) });
-        ConnId::new(index, 0)
+        self.slots.push(Slot { generation: self.first, value: Some(value) });
+        ConnId::new(index, self.first)
     }
 
     pub(crate) fn get(&mut self, id: ConnId) -> Option<&mut T> {
@@ -47,7 +54,8 @@ impl<T> Slots<T> {
     pub(crate) fn remove(&mut self, id: ConnId) -> Option<T> {
         let slot = self.slots.get_mut(id.index()).filter(|slot| slot.generation == id.generation())?;
         let value = slot.value.take()?;
-        slot.generation = slot.generation.wrapping_add(1);
+        let next = slot.generation.wrapping_add(1);
+        slot.generation = if next == NO_GENERATION { 0 } else { next };
         self.resting.push(id.index() as u32);
         Some(value)
     }
@@ -70,7 +78,7 @@ mod tests {
 
     #[test]
     fn an_id_is_worthless_once_its_value_was_taken_out() {
-        let mut slots = Slots::new();
+        let mut slots = Slots::new(0);
         let first = slots.insert('a');
         assert_eq!(slots.remove(first), Some('a'));
         let meanwhile = slots.insert('c');
@@ -82,5 +90,20 @@ mod tests {
         assert_eq!(slots.remove(first), None);
         assert_eq!(slots.get(second), Some(&mut 'b'));
         assert_eq!(slots.len(), 2);
+    }
+
+    #[test]
+    fn the_generation_after_the_last_is_the_first_and_none_is_the_listeners() {
+        let mut slots = Slots::new(NO_GENERATION - 2);
+        let mut ids = Vec::new();
+        for value in 0..4 {
+            let id = slots.insert(value);
+            assert_eq!(slots.get(id), Some(&mut value.clone()));
+            assert_eq!(slots.remove(id), Some(value));
+            assert_eq!(slots.get(id), None);
+            slots.rest_ended();
+            ids.push((id.index(), id.generation()));
+        }
+        assert_eq!(ids, [(0, NO_GENERATION - 2), (0, NO_GENERATION - 1), (0, 0), (0, 1)]);
     }
 }

@@ -11,7 +11,7 @@ use steady_ring::{Addr, Config, ConnId, Driver, Epoll, Event, Op, Piece, SendBuf
 const FAMILIES: [Family; 2] = [Family::Tcp, Family::Unix];
 
 /// Small buffers, so that the pool is under pressure.
-const TIGHT: Config = Config { buffers: 4, buffer_bytes: 256, entries: 8, defer: true };
+const TIGHT: Config = Config { buffers: 4, buffer_bytes: 256, entries: 8, defer: true, generation_first: 0 };
 
 fn what_is_sent_comes_back<L: Lab>() {
     for family in FAMILIES {
@@ -702,6 +702,27 @@ fn no_event_is_lost_in_a_small_queue<L: Lab>() {
     bench.close(&[clients, servers].concat());
 }
 
+/// One slot whose generation passes its end, both sides of each connection in this driver.
+fn connections_are_told_apart_when_generations_begin_anew<L: Lab>() {
+    let mut bench = Bench::<L>::with(Config { generation_first: u32::MAX - 3, ..Config::default() });
+    let (socket, addr) = bench.lab.bind(Family::Tcp);
+    let listener = bench.driver().listen(socket).unwrap();
+    let mut seen = Vec::new();
+    for round in 0..8 {
+        let (client, server) = bench.connect_to(listener, &addr);
+        let message = pattern(2_000, round);
+        bench.send(client, message.clone());
+        bench.until(|bench| bench.of_conn(server).received.len() == message.len());
+        assert!(bench.of_conn(server).received == message);
+        bench.close(&[client, server]);
+        for old in [client, server] {
+            assert!(!seen.contains(&old), "an id is used again: {old:?}");
+            seen.push(old);
+        }
+    }
+    assert!(seen.iter().all(|id| id.index() <= 2), "slots are used again");
+}
+
 /// As many clients have said something while the driver slept as fill its completion queue several times over.
 fn a_completion_queue_that_is_full_loses_nothing_and_is_counted(defer: bool) {
     let mut bench = Bench::<Real<Uring>>::with(Config { entries: 4, defer, ..Config::default() });
@@ -875,4 +896,5 @@ suites! {
     a_released_connection_that_nobody_takes_or_that_is_closed_meanwhile_ends
     a_driver_may_be_dropped_with_everything_in_flight
     no_event_is_lost_in_a_small_queue
+    connections_are_told_apart_when_generations_begin_anew
 }

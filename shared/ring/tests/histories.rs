@@ -270,7 +270,8 @@ fn a_random_history_keeps_the_contract<L: Lab>(lab: L, seed: u64) {
 /// Few buffers, some of them small: every kind of shortage.
 fn config(seed: u64) -> Config {
     let (buffers, buffer_bytes) = [(4, 100), (16, 512), (256, 8_192)][seed as usize % 3];
-    Config { buffers, buffer_bytes, entries: [4, 64][seed as usize % 2], defer: seed % 4 != 3 }
+    let generation_first = if seed.is_multiple_of(3) { u32::MAX - 4 } else { 0 };
+    Config { buffers, buffer_bytes, entries: [4, 64][seed as usize % 2], defer: seed % 4 != 3, generation_first }
 }
 
 #[test]

@@ -17,13 +17,12 @@ use std::time::Duration;
 
 use self::poller::Poller;
 use crate::message::Message;
-use crate::slots::Slots;
+use crate::slots::{NO_GENERATION, Slots};
 use crate::wake::EventFd;
 use crate::{Addr, Config, ConnId, Driver, Event, ListenerId, Op, Pool, SendBuf, Stats, Time, Waker, clock};
 
-/// Tokens of listeners and of the waker have this generation; connections count theirs up from zero and would need four
-/// thousand million reuses of one slot to meet it.
-const LISTENER: u32 = u32::MAX;
+/// Tokens of listeners and of the waker have this generation, and no connection has.
+const LISTENER: u32 = NO_GENERATION;
 const WAKER: u64 = u64::MAX;
 
 /// See the module's description.
@@ -117,7 +116,7 @@ fn data_of(id: ConnId) -> u64 {
 }
 
 impl Epoll {
-    /// Of `config` only the buffers matter.
+    /// Of `config` only the buffers and the generation matter.
     ///
     /// # Errors
     /// Descriptors or memory ran out.
@@ -129,7 +128,7 @@ impl Epoll {
         Ok(Epoll {
             poller,
             pool: Pool::new(config.buffers, config.buffer_bytes),
-            conns: Slots::new(),
+            conns: Slots::new(config.generation_first),
             listeners: Vec::new(),
             rest_until: None,
             to_send: Vec::new(),

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::faults::Faults;
 use super::net::{EndKey, Net};
 use super::{Kind, SimSocket};
-use crate::slots::Slots;
+use crate::slots::{NO_GENERATION, Slots};
 use crate::{Addr, ConnId, Driver, Event, ListenerId, Op, Pool, SendBuf, Stats, Time, Wake, Waker};
 
 /// The driver of one simulated node. Dropping it closes all that it has, as the end of a process does.
@@ -79,11 +79,14 @@ impl Wake for Flag {
     }
 }
 
+/// Slots begin with a generation near the last, so that every history goes past it.
+const SOON_OVER: u32 = NO_GENERATION - 4;
+
 impl Node {
     fn new(faults: &Faults) -> Node {
         Node {
             pool: Pool::new(faults.buffers, faults.buffer_bytes),
-            conns: Slots::new(),
+            conns: Slots::new(SOON_OVER),
             asked: Vec::new(),
             deadline: None,
             touched: Vec::new(),

@@ -135,7 +135,7 @@ impl Net {
             now: Time::from_nanos(1_000_000_000),
             rng: fastrand::Rng::with_seed(seed),
             faults,
-            ends: Slots::new(),
+            ends: Slots::new(0),
             nodes: Vec::new(),
             fingerprint: seed,
             listeners: BTreeMap::new(),

@@ -112,7 +112,7 @@ impl Uring {
         let mut driver = Uring {
             queue,
             buffers,
-            conns: Slots::new(),
+            conns: Slots::new(config.generation_first),
             listeners: Vec::new(),
             rest_until: None,
             starved: VecDeque::with_capacity(usize::from(config.buffers)),

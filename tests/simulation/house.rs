@@ -266,8 +266,25 @@ impl House {
         }
     }
 
+    /// Nobody runs for a while, as when the machine of all of them is paused: for each the clock jumps, and whatever came and
+    /// came due meanwhile is there at once.
+    fn jump(&mut self) {
+        let most_ms = match (self.weather, self.rng.u32(0..4)) {
+            // Less than any deadline of what clients may not notice.
+            (Weather::Works, _) => 1_000,
+            (Weather::Breaks, 0) => 1_200_000,
+            (Weather::Breaks, _) => 20_000,
+        };
+        let to = self.net.now() + Duration::from_millis(self.rng.u64(1..most_ms));
+        self.ledger.tell(self.net.now(), format!("the clock jumps to {to:?}"));
+        self.net.advance(to);
+    }
+
     /// Something of this weather.
     fn whim(&mut self) {
+        if self.rng.u32(0..12) == 0 {
+            return self.jump();
+        }
         let app = self.rng.usize(0..self.specs.len());
         let edge = self.rng.usize(0..self.edges.len());
         let host = self.rng.usize(0..self.hosts.len());

@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use steady_proxy::log::LogCounters;
 use steady_proxy::registry::Oversight;
 use steady_proxy::sample::Samples;
 use steady_ring::Addr;
@@ -121,6 +122,11 @@ pub trait Plane: Send + Sync {
 
     /// Counters for the metrics: one entry a worker.
     fn samples(&self) -> Vec<Arc<dyn Samples + Send + Sync>>;
+
+    /// What the request log wrote and lost; `None`: there is none.
+    fn log(&self) -> Option<Arc<LogCounters>> {
+        None
+    }
 
     /// The exchanges under way, for operators; `None`: there are no workers.
     fn oversight(&self) -> Option<Oversight> {

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
-use steady_proxy::sample::{Kind, Sample};
+use steady_proxy::sample::{Kind, Sample, Samples as _};
 
 use crate::api::Api;
 use crate::host::Host;
@@ -46,7 +46,10 @@ impl Metrics {
             record_apps(host);
             for (worker, samples) in host.shared.plane.samples().iter().enumerate() {
                 let worker = worker.to_string();
-                samples.visit(&mut |sample| record_sample(sample, &worker));
+                samples.visit(&mut |sample| record_sample(sample, Some(&worker)));
+            }
+            if let Some(log) = host.shared.plane.log() {
+                log.visit(&mut |sample| record_sample(sample, None));
             }
         });
         self.handle.render()
@@ -141,9 +144,10 @@ fn record_apps(host: &Host) {
     counter!("steady_agent_log_lost_bytes_total").absolute(lost);
 }
 
-fn record_sample(sample: Sample, worker: &str) {
+fn record_sample(sample: Sample, worker: Option<&str>) {
     let name = format!("steady_agent_{}", sample.name);
-    let mut labels = vec![metrics::Label::new("worker", worker.to_owned())];
+    let mut labels: Vec<_> =
+        worker.map(|worker| metrics::Label::new("worker", worker.to_owned())).into_iter().collect();
     labels.extend(sample.label.map(|(key, value)| metrics::Label::from_static_parts(key, value)));
     match sample.kind {
         Kind::Counter => {

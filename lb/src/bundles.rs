@@ -127,6 +127,8 @@ impl Bundles {
             hash.update(&chunk);
             file.write_all(&chunk).await.map_err(disk)?;
         }
+        // What was written last may have failed since; only this says so.
+        file.flush().await.map_err(disk)?;
         file.sync_all().await.map_err(disk)?;
         let digest: String = hash.finalize().iter().map(|octet| format!("{octet:02x}")).collect();
         let this = self.clone();

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use steady_proxy::log::LogCounters;
 use steady_proxy::sample::{Kind as SampleKind, Samples};
 use steady_stream::io::Standing;
 
@@ -176,8 +177,11 @@ impl Metrics {
     }
 
     /// Everything as text, with what is only known now.
-    pub fn render(&self, now: &Now, samples: &[Arc<dyn Samples + Send + Sync>]) -> String {
+    pub fn render(&self, now: &Now, samples: &[Arc<dyn Samples + Send + Sync>], log: Option<&LogCounters>) -> String {
         let r = &self.recorder;
+        if let Some(log) = log {
+            log.visit(&mut |sample| counter(r, sample.name, sample.help, &[]).absolute(sample.value));
+        }
         self.uptime.set(now.uptime.as_secs_f64());
         gauge(r, "apps", "Applications in the routing table.", &[]).set(now.apps as f64);
         gauge(r, "workflows_open", "Workflows under way.", &[]).set(now.workflows_open as f64);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use steady_proxy::Bounds;
+use steady_proxy::log::LogCounters;
 use steady_proxy::registry::Oversight;
 use steady_proxy::sample::Samples;
 use steady_table::Routes;
@@ -126,6 +127,11 @@ pub trait Plane: Send + Sync {
 
     /// Counters for the metrics: one entry a worker.
     fn samples(&self) -> Vec<Arc<dyn Samples + Send + Sync>>;
+
+    /// What the access log wrote and lost; `None`: there is none.
+    fn log(&self) -> Option<Arc<LogCounters>> {
+        None
+    }
 
     /// The exchanges under way, for operators; `None`: there are no workers yet.
     fn oversight(&self) -> Option<Oversight> {

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -33,46 +33,89 @@ impl Choice {
 #[derive(Debug)]
 pub struct Site {
     base: PathBuf,
-    agent: Child,
+    /// h1, h2 …
+    agents: Vec<Child>,
     /// Those that this test started; others may have been started by them.
     edges: Vec<Child>,
 }
 
 impl Site {
+    /// The same with two hosts; the fixture is on h1.
+    pub fn with_two_hosts(choice: &Choice) -> Site {
+        let mut site = Site::without_edge();
+        site.add_host();
+        site.begin("", choice);
+        site
+    }
+
     /// Starts a host and an edge, and deploys the fixture.
     pub fn start(choice: &Choice) -> Site {
+        Site::start_after("", choice)
+    }
+
+    /// The same; the edge's shell says `before` first.
+    pub fn start_after(before: &str, choice: &Choice) -> Site {
         let mut site = Site::without_edge();
-        site.configure(choice);
-        let pid = site.launch(&[]);
-        site.wait_for(pid);
-        eventually("the edge sees its host", || {
-            site.metrics().contains("\nsteady_lb_hosts{state=\"up\"} 1\n").then_some(())
-        });
-        let folder = repository("tests/apps/fixture");
-        site.run(&["deploy", folder.to_str().unwrap(), "--name", "fixture", "--host", "h1"]);
+        site.begin(before, choice);
         site
+    }
+
+    fn begin(&mut self, before: &str, choice: &Choice) {
+        self.configure(choice);
+        let pid = self.launch_after(before, &[]);
+        self.wait_for(pid);
+        let up = format!("\nsteady_lb_hosts{{state=\"up\"}} {}\n", self.agents.len());
+        eventually("the edge sees its hosts", || self.metrics().contains(&up).then_some(()));
+        let folder = repository("tests/apps/fixture");
+        self.run(&["deploy", folder.to_str().unwrap(), "--name", "fixture", "--host", "h1"]);
+    }
+
+    /// An application as the edge shows it.
+    pub fn app(&self, name: &str) -> Value {
+        let apps: Value = serde_json::from_str(&self.run(&["apps", "--json"])).unwrap();
+        apps["apps"].as_array().unwrap().iter().find(|app| app["name"] == name).unwrap().clone()
+    }
+
+    /// A command against the edge, under way.
+    pub fn spawn(&self, arguments: &[&str]) -> Child {
+        let mut command = steady();
+        command.args(arguments).arg("--address").arg(self.private().to_string());
+        command.arg("--token-file").arg(self.dir().join("token")).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
     }
 
     /// A host alone.
     pub fn without_edge() -> Site {
         let base = tempfile::Builder::new().prefix("steady-site-").tempdir().unwrap().keep();
-        for dir in ["agent", "lb", "certs"] {
+        for dir in ["lb", "certs"] {
             fs::create_dir(base.join(dir)).unwrap();
         }
         certificate(&base.join("certs"));
-        let agent = base.join("agent.toml");
-        let dir = base.join("agent");
+        let mut site = Site { base, agents: Vec::new(), edges: Vec::new() };
+        site.add_host();
+        site
+    }
+
+    /// One more host, for the edges that are configured after it.
+    pub fn add_host(&mut self) {
+        let name = format!("h{}", self.agents.len() + 1);
+        let (base, dir) = (&self.base, self.base.join(&name));
+        fs::create_dir(&dir).unwrap();
+        let file = base.join(format!("{name}.toml"));
         let config = format!(
-            "name = \"h1\"\nstate_dir = {dir:?}\nworkers = 1\nio = \"epoll\"\n[data]\naddr = \"127.0.0.1:0\"\n[control]\naddr = \
+            "name = {name:?}\nstate_dir = {dir:?}\nworkers = 1\nio = \"epoll\"\n[data]\naddr = \"127.0.0.1:0\"\n[control]\naddr = \
              \"127.0.0.1:0\"\n"
         );
-        fs::write(&agent, config).unwrap();
+        fs::write(&file, config).unwrap();
         let mut command = steady();
-        command.args(["agent", "--config"]).arg(&agent);
-        let agent = start(&base, "agent", command);
-        let site = Site { base, agent, edges: Vec::new() };
-        eventually("the host is ready", || site.base.join("agent/ready.json").exists().then_some(()));
-        site
+        command.args(["agent", "--config"]).arg(&file);
+        let agent = start_after("", base, &name, &command);
+        self.agents.push(agent);
+        eventually("the host is ready", || dir.join("ready.json").exists().then_some(()));
+    }
+
+    fn host_ready(&self, name: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.base.join(name).join("ready.json")).unwrap()).unwrap()
     }
 
     pub fn dir(&self) -> PathBuf {
@@ -86,7 +129,14 @@ impl Site {
     /// Writes the edge's configuration.
     pub fn configure(&self, choice: &Choice) {
         let Choice { io, workers, timeouts, http } = choice;
-        let host: Value = serde_json::from_slice(&fs::read(self.base.join("agent/ready.json")).unwrap()).unwrap();
+        let hosts = (1..=self.agents.len()).map(|number| {
+            let name = format!("h{number}");
+            let ready = self.host_ready(&name);
+            let token = self.base.join(&name).join("token");
+            let (data, control) = (&ready["data"], &ready["control"]);
+            format!("[[host]]\nname = {name:?}\naddr = {data}\ncontrol = {control}\ntoken_file = {token:?}\n")
+        });
+        let hosts: String = hosts.collect();
         let base = self.base.display();
         let config = format!(
             r#"
@@ -103,26 +153,26 @@ tls = true
 dir = "{base}/certs"
 [private]
 addr = "127.0.0.1:0"
-[[host]]
-name = "h1"
-addr = {}
-control = {}
-token_file = "{base}/agent/token"
+{hosts}
 [timeouts]
 {timeouts}
 [log]
 access = "{base}/access.jsonl"
 "#,
-            host["data"], host["control"],
         );
         fs::write(self.config(), config).unwrap();
     }
 
     /// Starts an edge process, and does not wait.
     pub fn launch(&mut self, arguments: &[&str]) -> u32 {
+        self.launch_after("", arguments)
+    }
+
+    /// The same, by a shell that says `before` first (`ulimit -n 100;`).
+    pub fn launch_after(&mut self, before: &str, arguments: &[&str]) -> u32 {
         let mut command = steady();
         command.args(["lb", "--config"]).arg(self.config()).args(arguments);
-        let child = start(&self.base, "lb", command);
+        let child = start_after(before, &self.base, "lb", &command);
         let pid = child.id();
         self.edges.push(child);
         pid
@@ -165,6 +215,31 @@ access = "{base}/access.jsonl"
         let pid = self.launch(&["--upgrade"]);
         self.wait_for(pid);
         pid
+    }
+
+    /// Has no file of a process grow any further, as on a full disk, or (`false`) again as it likes.
+    #[track_caller]
+    pub fn fill(pid: u32, full: bool) {
+        let size = if full { "--fsize=1:unlimited" } else { "--fsize=unlimited:unlimited" };
+        let status = Command::new("prlimit").arg("--pid").arg(pid.to_string()).arg(size).status().unwrap();
+        assert!(status.success(), "{size}");
+    }
+
+    pub fn agent_pid(&self) -> u32 {
+        self.agents[0].id()
+    }
+
+    /// Where the agent answers.
+    pub fn agent_metric(&self, name: &str) -> f64 {
+        let addr: SocketAddr = self.host_ready("h1")["control"].as_str().unwrap().parse().unwrap();
+        sum(&Conn::open(addr).request("GET", "agent", "/metrics", &[], b"").unwrap().text(), name)
+    }
+
+    /// Runs the command against the edge, whatever comes of it.
+    pub fn try_run(&self, arguments: &[&str]) -> Output {
+        let mut command = steady();
+        command.args(arguments).arg("--address").arg(self.private().to_string());
+        command.arg("--token-file").arg(self.dir().join("token")).output().unwrap()
     }
 
     /// Until this process says that it is the edge.
@@ -226,9 +301,7 @@ access = "{base}/access.jsonl"
     /// Runs the command against the edge; must succeed.
     #[track_caller]
     pub fn run(&self, arguments: &[&str]) -> String {
-        let mut command = steady();
-        command.args(arguments).arg("--address").arg(self.private().to_string());
-        let output = command.arg("--token-file").arg(self.dir().join("token")).output().unwrap();
+        let output = self.try_run(arguments);
         assert!(output.status.success(), "steady {arguments:?}: {}\n{}", text(&output), self.log());
         String::from_utf8(output.stdout).unwrap()
     }
@@ -241,11 +314,7 @@ access = "{base}/access.jsonl"
     /// The sum of a metric over its labels.
     #[track_caller]
     pub fn metric(&self, name: &str) -> f64 {
-        let text = self.metrics();
-        let lines = text
-            .lines()
-            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{') || rest.starts_with(' ')));
-        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+        sum(&self.metrics(), name)
     }
 
     /// What the edge's processes said.
@@ -283,7 +352,7 @@ impl Drop for Site {
                 let _ = Command::new("kill").arg("-KILL").arg(pid.to_string()).stderr(Stdio::null()).status();
             }
         }
-        for child in self.edges.iter_mut().chain([&mut self.agent]) {
+        for child in self.edges.iter_mut().chain(&mut self.agents) {
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -291,11 +360,33 @@ impl Drop for Site {
     }
 }
 
+/// Starts it behind a shell that has it see a file that may not grow as an error, so that a test can fill its disk
+/// ([`Site::fill`]), and that says `before` first.
+fn start_after(before: &str, base: &Path, log: &str, command: &Command) -> Child {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("trap '' XFSZ; {before} exec \"$0\" \"$@\"")]);
+    shell.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    start(base, log, shell)
+}
+
 fn start(base: &Path, log: &str, mut command: Command) -> Child {
     let log = File::options().append(true).create(true).open(base.join(format!("{log}.log"))).unwrap();
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     // Should this test be killed, the first of them ends with it.
     steady_sys::process::lead_session_and_die_with_parent(&mut command).spawn().unwrap()
+}
+
+fn sum(metrics: &str, name: &str) -> f64 {
+    let lines = metrics
+        .lines()
+        .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{') || rest.starts_with(' ')));
+    lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
 }
 
 fn certificate(dir: &Path) {

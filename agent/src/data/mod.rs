@@ -5,10 +5,11 @@ mod counts;
 mod policy;
 mod request_log;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustls::ServerConfig;
+use steady_proxy::log::LogCounters;
 use steady_proxy::registry::Oversight;
 use steady_proxy::sample::Samples;
 use steady_proxy::trace::Tracer;
@@ -31,6 +32,7 @@ pub struct DataPlane {
     meters: Arc<AppMeters>,
     /// What was published last; held while the next is.
     last: Mutex<Last>,
+    log: OnceLock<Arc<LogCounters>>,
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +51,7 @@ impl DataPlane {
             ledger: Ledger::new(workers),
             tracer: Arc::default(),
             last: Mutex::default(),
+            log: OnceLock::new(),
             meters: Arc::new(AppMeters::new(METERS_MAX)),
         }
     }
@@ -64,6 +67,9 @@ impl DataPlane {
         timeouts: steady_proxy::Timeouts,
         log: Option<&steady_proxy::log::LogSink>,
     ) -> std::io::Result<Fleet> {
+        if let Some(sink) = log {
+            let _ = self.log.set(sink.counters());
+        }
         let writers: Vec<_> = (0..self.plane.seats()).map(|_| log.map(|sink| sink.writer())).collect();
         let writers = Arc::new(Mutex::new(writers));
         let (tracer, meters) = (Arc::clone(&self.tracer), Arc::clone(&self.meters));
@@ -154,6 +160,10 @@ impl Plane for DataPlane {
 
     fn samples(&self) -> Vec<Arc<dyn Samples + Send + Sync>> {
         self.plane.stats().into_iter().map(|stats| stats as Arc<dyn Samples + Send + Sync>).collect()
+    }
+
+    fn log(&self) -> Option<Arc<LogCounters>> {
+        self.log.get().cloned()
     }
 
     fn oversight(&self) -> Option<Oversight> {

@@ -251,7 +251,7 @@ async fn metrics(State(api): State<Arc<Api>>) -> Response {
     if let Some(refused) = api.refused.get() {
         api.metrics.private_refused(refused.value());
     }
-    let text = api.metrics.render(&now, &api.plane.samples());
+    let text = api.metrics.render(&now, &api.plane.samples(), api.plane.log().as_deref());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 

@@ -12,7 +12,7 @@ mod stats;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use steady_proxy::log::{LogSink, LogWriter};
+use steady_proxy::log::{LogCounters, LogSink, LogWriter};
 use steady_proxy::registry::Oversight;
 use steady_proxy::sample::{Sample, Samples};
 use steady_proxy::trace::Tracer;
@@ -35,6 +35,7 @@ pub struct DataPlane {
     started: OnceLock<Started>,
     waiting: Mutex<Option<Waiting>>,
     tracer: Arc<Tracer>,
+    log: Option<Arc<LogCounters>>,
 }
 
 #[derive(Debug)]
@@ -71,6 +72,7 @@ impl DataPlane {
             started: OnceLock::new(),
             waiting,
             tracer: Arc::default(),
+            log: log.map(LogSink::counters),
             meters: Arc::new(EdgeMeters::new(METERS_MAX)),
         }
     }
@@ -160,6 +162,10 @@ impl Plane for DataPlane {
         let Some(started) = self.started.get() else { return Vec::new() };
         let both = |(engine, edge): (Arc<Stats>, &Arc<EdgeStats>)| Arc::new(Both(engine, Arc::clone(edge))) as Arc<_>;
         started.plane.stats().into_iter().zip(&self.stats).map(both).collect()
+    }
+
+    fn log(&self) -> Option<Arc<LogCounters>> {
+        self.log.clone()
     }
 
     fn oversight(&self) -> Option<Oversight> {

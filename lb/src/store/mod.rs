@@ -226,7 +226,7 @@ pub enum StoreError {
     /// A newer program wrote it.
     #[error("the store has schema {found}, this program knows {known}: run the newer program")]
     Newer { found: u32, known: u32 },
-    #[error("the store failed: {0}")]
+    #[error("{0}; is the disk of state_dir full?")]
     Failed(String),
     #[error("the store is closed")]
     Closed,

@@ -134,7 +134,10 @@ impl<S: Serialize + DeserializeOwned + Send> Flow<S> {
         writes: Vec<Write>,
         progress: Progress,
     ) -> Result<Flow<S>, Failure> {
-        let id = edge.store().next_id().await.map_err(|error| Failure::new(step, "the store failed", error))?;
+        let id = edge.store().next_id().await.map_err(|error| {
+            edge.metrics.commit_failed();
+            Failure::new(step, "the store failed", error)
+        })?;
         let record = WorkflowRecord {
             id,
             kind,

@@ -22,7 +22,8 @@ static SET_LEVEL: OnceLock<SetLevel> = OnceLock::new();
 /// Starts the daemon's own log, on stderr. `STEADY_LOG` in the environment overrides the level (`info,steady_proxy=debug`).
 pub fn start_log(json: bool, level: &str) {
     let filter = EnvFilter::try_from_env("STEADY_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // A line that cannot be written is lost. It would be told of on stderr, where it could not be written, by a panic.
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
     // A second start (in tests) keeps the first.
     if json {
         let builder = builder.json().with_filter_reloading();

@@ -225,6 +225,74 @@ fn a_process_that_cannot_take_over_leaves_the_old_one_serving_and_says_why() {
     }
 }
 
+#[test]
+fn a_move_that_is_under_way_is_finished_by_the_process_that_takes_over() {
+    for io in drivers() {
+        let mut site = Site::with_two_hosts(&Choice::of(io));
+        let clients = Clients::start(site.http(), 4);
+        clients.advance(20);
+        // The old host is not drained before this is answered.
+        let mut slow = Conn::open(site.http());
+        slow.send(format!("GET /slow?ms=4000 HTTP/1.1\r\nHost: {APP}\r\n\r\n").as_bytes()).unwrap();
+        eventually("it is under way", || site.run(&["requests"]).contains("/slow").then_some(()));
+        let mover = site.spawn(&["move", "fixture", "--to", "h2"]);
+        eventually("the move is under way", || (site.metric("steady_lb_workflows_open") == 1.0).then_some(()));
+        let old = site.pid();
+        assert_ne!(site.upgrade(), old);
+        let said = text(&mover.wait_with_output().unwrap());
+        println!("{io}: the command that began the move: {said}");
+        assert_eq!(slow.reply(false).unwrap().status, 200, "what the old process had is finished");
+        eventually("the new process finishes the move", || {
+            (site.metric("steady_lb_workflows_open") == 0.0 && site.app("fixture")["hosts"][0] == "h2").then_some(())
+        });
+        clients.advance(20);
+        assert_eq!(clients.stop(), Vec::<String>::new(), "{io}");
+        assert_eq!(site.get("/").status, 200);
+    }
+}
+
+#[test]
+fn whoever_scrapes_metrics_during_upgrades_gets_them_whole_each_time() {
+    for io in drivers() {
+        let mut site = Site::start(&Choice::of(io));
+        let private = site.private();
+        let (stop, scrapes) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let scraper = {
+            let (stop, scrapes) = (Arc::clone(&stop), Arc::clone(&scrapes));
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let reply = Conn::open(private).request("GET", "edge", "/metrics", &[], b"");
+                    let reply = reply.unwrap_or_else(|error| panic!("a scrape failed: {error}"));
+                    let text = reply.text();
+                    assert_eq!(reply.status, 200, "{text}");
+                    for name in
+                        ["steady_lb_info{", "steady_lb_uptime_seconds ", "steady_lb_connections_open{worker=\"0\"}"]
+                    {
+                        assert!(text.lines().any(|line| line.starts_with(name)), "{name} is not in:\n{text}");
+                    }
+                    scrapes.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        };
+        let advance = || {
+            let wanted = scrapes.load(Ordering::Relaxed) + 3;
+            eventually("scrapes go on", || {
+                assert!(!scraper.is_finished(), "the scraper has ended");
+                (scrapes.load(Ordering::Relaxed) >= wanted).then_some(())
+            });
+        };
+        for _ in 0..3 {
+            advance();
+            site.upgrade();
+        }
+        advance();
+        stop.store(true, Ordering::Relaxed);
+        scraper.join().unwrap();
+        let uptime = site.metric("steady_lb_uptime_seconds");
+        assert!(uptime > 0.0 && uptime < 60.0, "the new process' own: {uptime}");
+    }
+}
+
 /// A process that takes over, up to some point.
 struct Fake {
     stream: UnixStream,

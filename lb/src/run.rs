@@ -197,6 +197,7 @@ async fn hold_and_serve(
     let listener = Listener::new(listener, cluster.private_server(), Plain::Loopback)
         .map_err(|source| RunError::Private { addr: private, source })?;
     api.count_refused(listener.refused());
+    let closing = listener.closing();
     let service = router(Arc::clone(&api)).into_make_service_with_connect_info::<Peer>();
     let serve = axum::serve(listener, service).with_graceful_shutdown(async {
         // Dropping the sender stops it too.
@@ -281,6 +282,9 @@ async fn hold_and_serve(
         plane.drain(timeouts.upgrade);
     }
     let until = Instant::now() + timeouts.upgrade;
+    if heir.is_some() {
+        let _ = tokio::time::timeout(UPGRADE_API, closing.close()).await;
+    }
     let _ = stop_serving.send(());
     if heir.is_some() {
         let _ = tokio::time::timeout(UPGRADE_API, &mut serving).await;

@@ -57,6 +57,24 @@ pub struct Listener {
     local: SocketAddr,
     accepting: tokio::task::JoinHandle<()>,
     refused: Arc<Refused>,
+    closing: Closing,
+}
+
+/// Has a [`Listener`] take no more connections and hand out those that it took, for a process that leaves its port to another:
+/// who was taken and is then let down would not know whether to ask again.
+#[derive(Clone, Debug)]
+pub struct Closing {
+    asked: watch::Sender<bool>,
+    emptied: watch::Sender<bool>,
+}
+
+impl Closing {
+    /// Returns when every connection that was taken is handed out, or has come to nothing.
+    pub async fn close(&self) {
+        self.asked.send_replace(true);
+        // This holds a sender, so it cannot fail.
+        let _ = self.emptied.subscribe().wait_for(|emptied| *emptied).await;
+    }
 }
 
 /// Who is at the other end of a connection.
@@ -82,8 +100,22 @@ impl Listener {
         let local = listener.local_addr()?;
         let (sender, ready) = mpsc::channel(HANDSHAKES_MAX);
         let refused = Arc::new(Refused::default());
-        let accepting = tokio::spawn(accept(listener, configs, plain, sender, Arc::clone(&refused)));
-        Ok(Listener { ready, local, accepting, refused })
+        let closing = Closing { asked: watch::Sender::new(false), emptied: watch::Sender::new(false) };
+        let mut asked = closing.asked.subscribe();
+        let counted = Arc::clone(&refused);
+        let accepting = tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                _ = asked.wait_for(|asked| *asked) => {}
+                () = accept(listener, configs, plain, sender, counted) => {}
+            }
+        });
+        Ok(Listener { ready, local, accepting, refused, closing })
+    }
+
+    /// How it is closed without letting anybody down.
+    pub fn closing(&self) -> Closing {
+        self.closing.clone()
     }
 
     /// The count of those that were not let in.
@@ -161,8 +193,10 @@ impl axum::serve::Listener for Listener {
     async fn accept(&mut self) -> (Stream, Peer) {
         match self.ready.recv().await {
             Some(accepted) => accepted,
-            // The task ends only with us.
-            None => std::future::pending().await,
+            None => {
+                self.closing.emptied.send_replace(true);
+                std::future::pending().await
+            }
         }
     }
 

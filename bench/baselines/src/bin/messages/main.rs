@@ -15,6 +15,7 @@ mod stream;
 
 use std::error::Error;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -116,8 +117,12 @@ fn main() -> Result<(), Failure> {
     let mut all: Vec<Vec<Took>> = vec![Vec::new(); SUBJECTS.len()];
     for round in 0..args.rounds {
         for turn in 0..SUBJECTS.len() {
+            // Each begins in turn, and the order is another one every second round.
+            let turn = if round % 2 == 0 { turn } else { SUBJECTS.len() - turn };
             let at = (round + turn) % SUBJECTS.len();
             let (name, subject) = SUBJECTS[at];
+            // What the one before wrote and removed is not to be paid by this one's first sync.
+            Command::new("sync").status()?;
             let directory = tempfile::tempdir_in(&args.disk)?;
             let is_slow =
                 matches!(subject, Subject::Stream { sync: Sync::PerMessage, .. } | Subject::Nats { synced: true });

@@ -114,6 +114,7 @@ impl fmt::Debug for Histogram {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::COUNT_MAX;
 
     #[test]
     fn buckets_follow_one_another_without_a_gap_and_none_is_wider_than_a_thirty_second() {
@@ -125,6 +126,29 @@ mod tests {
         }
         assert_eq!(bucket_of(u64::MAX), BUCKETS - 1);
         assert_eq!(greatest_of(BUCKETS - 1), MAX_US);
+    }
+
+    #[test]
+    fn counts_near_their_end_are_told_apart_and_then_held_there() {
+        let histogram = Histogram::new();
+        for us in [10, 10_000] {
+            histogram.record(us);
+            histogram.counts[bucket_of(us)].store(COUNT_MAX - 2, Relaxed);
+        }
+        histogram.sum.store(u64::MAX - 3, Relaxed);
+        let earlier = histogram.snapshot();
+        histogram.record(10);
+        histogram.record(10_000);
+        let later = histogram.snapshot();
+        assert_eq!((later.count(), later.sum()), (2 * (COUNT_MAX - 1), u64::MAX));
+        assert_eq!(later.since(&earlier).count(), 2, "what is new is still told apart");
+        let mut both = later.clone();
+        both.merge(&later);
+        let mut sent = Vec::new();
+        both.encode(&mut sent);
+        let both = Snapshot::decode(&sent).unwrap();
+        assert_eq!((both.count(), both.count_up_to(10)), (2 * COUNT_MAX, COUNT_MAX), "each is held at its end");
+        assert!(both.quantile(0.4) < both.quantile(0.6));
     }
 
     #[test]

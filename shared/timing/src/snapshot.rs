@@ -27,7 +27,7 @@ pub struct Snapshot {
 struct Used(u64);
 
 /// The greatest count of a bucket: what is more stays at this.
-const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
+pub(crate) const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
 const COUNT_BITS: u32 = 54;
 
 const _: () = assert!(BUCKETS <= 1 << (u64::BITS - COUNT_BITS));

@@ -293,7 +293,7 @@ async fn a_host_is_removed_when_it_is_gone_and_carries_nothing_and_else_the_reas
 }
 
 #[tokio::test]
-async fn many_applications_of_a_host_that_returns_are_put_right_together() {
+async fn more_applications_than_are_put_right_at_once_all_are_when_their_host_returns_empty() {
     let (_dir, world, life) = begun().await;
     let h1 = agent(&world, "h1").await;
     let identity = joined(&life, "h1").await;

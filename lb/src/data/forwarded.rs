@@ -4,15 +4,17 @@ use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 
 use fastrand::Rng;
-use steady_http::{Head, Name, Scheme};
+use steady_http::{Field, Head, Name, Scheme};
 
 use crate::snapshot::Network;
 
 /// The longest `X-Request-Id` that is taken over from a trusted client.
 const REQUEST_ID_MAX: usize = 128;
 
-/// Writes all of them into a request's head, believing what is there only from trusted networks.
+/// Writes all of them into a request's head, believing what is there only from trusted networks. Takes out what nobody but an
+/// edge may say.
 pub(super) fn write(head: &mut Head, peer: Option<SocketAddr>, trusted: bool, rng: &mut Rng, scratch: &mut Vec<u8>) {
+    head.retain(|field| !is_ours(&field) && (trusted || field.id != Name::XForwardedPort));
     request_id(head, trusted, rng);
     traceparent(head, rng);
     let ip = peer.map(|peer| peer.ip().to_canonical());
@@ -39,6 +41,21 @@ pub(super) fn write(head: &mut Head, peer: Option<SocketAddr>, trusted: bool, rn
         head.set(Name::XForwardedHost, scratch);
     }
     forwarded(head, ip, trusted, scratch);
+}
+
+/// A field between edges and agents; or the twin, with underscores, of one that an application believes because an edge wrote it:
+/// CGI and what came of it make one variable of both (RFC 3875 §4.1.18).
+fn is_ours(field: &Field<'_>) -> bool {
+    if field.id != Name::Other || !field.name.contains(&b'_') {
+        return Name::is_reserved(field.name);
+    }
+    let mut dashed = [0; 32];
+    let Some(dashed) = dashed.get_mut(..field.name.len()) else { return false };
+    dashed.copy_from_slice(field.name);
+    dashed.iter_mut().filter(|octet| **octet == b'_').for_each(|octet| *octet = b'-');
+    use Name::{Traceparent, Tracestate, XForwardedFor, XForwardedHost, XForwardedPort, XForwardedProto, XRequestId};
+    let told = [XForwardedFor, XForwardedHost, XForwardedPort, XForwardedProto, XRequestId, Traceparent, Tracestate];
+    Name::is_reserved(dashed) || told.contains(&Name::from_bytes(dashed))
 }
 
 /// RFC 7239: an element of our own, behind those of a trusted proxy.
@@ -180,9 +197,19 @@ mod tests {
                 (b"x-forwarded-host", b"bank"),
                 (b"forwarded", b"for=10.0.0.1"),
                 (b"x-request-id", b"mine"),
+                (b"x-forwarded-port", b"444"),
+                (b"x_forwarded_for", b"10.0.0.1"),
+                (b"x-forwarded_host", b"bank"),
+                (b"x_request_id", b"mine"),
+                (b"steady-app", b"bank"),
+                (b"steady_app", b"bank"),
+                (b"x_own", b"stays"),
             ],
             false,
         );
+        let names: Vec<&[u8]> = head.fields().map(|field| field.name).filter(|name| name.contains(&b'_')).collect();
+        assert_eq!(names, [b"x_own"]);
+        assert_eq!((head.get(Name::XForwardedPort), head.get(Name::SteadyApp)), (None, None));
         assert_eq!(head.get(Name::XForwardedFor), Some(&b"192.0.2.7"[..]));
         assert_eq!(head.get(Name::XForwardedProto), Some(&b"http"[..]));
         assert_eq!(head.get(Name::XForwardedHost), Some(&b"shop.steady.page"[..]));
@@ -198,9 +225,13 @@ mod tests {
                 (b"x-forwarded-proto", b"https"),
                 (b"forwarded", b"for=10.0.0.1"),
                 (b"x-request-id", b"mine"),
+                (b"x-forwarded-port", b"444"),
+                (b"x_forwarded_for", b"10.0.0.1"),
             ],
             true,
         );
+        assert_eq!(head.get(Name::XForwardedPort), Some(&b"444"[..]));
+        assert_eq!(head.get_named(b"x_forwarded_for"), None, "which of two would be believed is not ours to say");
         assert_eq!(head.get(Name::XForwardedFor), Some(&b"10.0.0.1, 192.0.2.7"[..]));
         assert_eq!(head.get(Name::XForwardedProto), Some(&b"https"[..]));
         assert_eq!(

@@ -39,6 +39,8 @@ pub struct EdgePolicy {
     rng: Rng,
     settings: Settings,
     hosts: Vec<HostEntry>,
+    /// Grows when the same index means another host.
+    epoch: u64,
     moves: Moves,
     /// What the table said of an application when requests for it began to wait.
     waiting: HashMap<ParkKey, Placement>,
@@ -96,6 +98,8 @@ struct Placement {
 /// What the policy remembers of a request.
 #[derive(Debug, Default)]
 pub struct Ticket {
+    /// Of which hosts the indexes here are: [`EdgePolicy::epoch`].
+    epoch: u64,
     /// Where the attempt under way goes.
     host: Option<HostIndex>,
     generation: u64,
@@ -123,6 +127,15 @@ pub struct Ticket {
     story: Option<Box<Story>>,
 }
 
+impl Ticket {
+    /// The indexes that it has mean nothing any more.
+    fn forget_hosts(&mut self, epoch: u64) {
+        self.epoch = epoch;
+        (self.host, self.last, self.refused) = (None, None, None);
+        (self.counted, self.rated, self.erred) = (false, false, false);
+    }
+}
+
 impl EdgePolicy {
     /// The policy of one worker. `rng` spreads requests over endpoints and makes request ids.
     pub fn new(
@@ -140,6 +153,7 @@ impl EdgePolicy {
             rng,
             settings: Settings::default(),
             hosts: Vec::new(),
+            epoch: 0,
             moves: Moves::default(),
             waiting: HashMap::new(),
             scratch: Vec::new(),
@@ -165,7 +179,7 @@ impl EdgePolicy {
             let subject = Self::subject(request.head, request.ticket);
             request.ticket.story = self.tracer.begin(subject, request.head, request.peer, now);
         }
-        let host = request.ticket.last.and_then(|host| self.hosts.get(host.0 as usize));
+        let host = last(&self.hosts, self.epoch, request.ticket);
         if let Some(story) = &mut request.ticket.story {
             story.routed(decision, host.map_or("", |entry| &*entry.name), now);
         }
@@ -175,6 +189,9 @@ impl EdgePolicy {
     fn place(&mut self, route: &Route<'_>, request: &mut Request<'_, Ticket>) -> Decision {
         request.head.set(Name::SteadyApp, route.name().as_bytes());
         request.ticket.app = Some(route.app_id());
+        if request.ticket.epoch != self.epoch {
+            request.ticket.forget_hosts(self.epoch);
+        }
         if let Some(moving) = route.moving() {
             return self.place_moving(route, moving, request);
         }
@@ -405,11 +422,17 @@ impl Policy for EdgePolicy {
                     .map_or_else(Breaker::default, |known| known.breaker.clone()),
             }
         });
-        let hosts: Vec<HostEntry> = hosts.collect();
+        let mut hosts: Vec<HostEntry> = hosts.collect();
         self.rated.retain(|host| {
             let [before, now] = [&self.hosts, &hosts].map(|hosts| hosts.get(host.0 as usize).map(|entry| &entry.name));
             before == now
         });
+        if self.hosts.iter().zip(&hosts).any(|(before, now)| before.name != now.name) || hosts.len() < self.hosts.len()
+        {
+            self.epoch += 1;
+            // What was with them counts where it ends nowhere.
+            hosts.iter_mut().for_each(|host| host.in_flight = 0);
+        }
         self.hosts = hosts;
         self.moves.published(&snapshot.routes);
         // What is no longer known here is routed again.
@@ -433,7 +456,6 @@ impl Policy for EdgePolicy {
 
     fn admit(&mut self, snapshot: &Snapshot, request: &mut Request<'_, Ticket>) -> Option<Reply> {
         let head = &mut *request.head;
-        head.retain(|field| !Name::is_reserved(field.name));
         let trusted = forwarded::is_trusted(request.peer, &self.settings.trusted);
         forwarded::write(head, request.peer, trusted, &mut self.rng, &mut self.scratch);
         if head.method == Method::Trace || (head.is_connect() && head.protocol().is_empty()) {
@@ -487,6 +509,14 @@ impl Policy for EdgePolicy {
             story.attempt_ended(end, now);
         }
         let Some(host) = ticket.host.take() else { return };
+        if ticket.epoch != self.epoch {
+            // The index is another host's now, or nobody's, who is not to be told.
+            if end.is_unprocessed() {
+                self.stats.refused.add(u64::from(ticket.by_agent));
+            }
+            ticket.forget_hosts(self.epoch);
+            return;
+        }
         if std::mem::take(&mut ticket.counted)
             && let Some(entry) = self.hosts.get_mut(host.0 as usize)
         {
@@ -544,10 +574,10 @@ impl Policy for EdgePolicy {
             story.end(record, &format!(",\"agent_queue_us\":{},\"application_us\":{}", agent.queue, agent.application));
         }
         self.measured.record(record);
-        let Some(log) = &mut self.log else { return };
-        let host = record.ticket.last.and_then(|host| self.hosts.get(host.0 as usize));
-        let host = host.map_or("", |entry| &*entry.name);
-        log.line(|out| access_log::write(out, record, host, &mut self.stamps));
+        let host = last(&self.hosts, self.epoch, record.ticket).map_or("", |entry| &*entry.name);
+        if let Some(log) = &mut self.log {
+            log.line(|out| access_log::write(out, record, host, &mut self.stamps));
+        }
     }
 
     fn due(&self) -> Option<Time> {
@@ -562,6 +592,11 @@ impl Policy for EdgePolicy {
     }
 }
 
+/// The last host that was tried, if it is still known under its index.
+fn last<'h>(hosts: &'h [HostEntry], epoch: u64, ticket: &Ticket) -> Option<&'h HostEntry> {
+    ticket.last.filter(|_| ticket.epoch == epoch).and_then(|host| hosts.get(host.0 as usize))
+}
+
 /// Whether the table still places an application as it did.
 fn is_placed(routes: &Routes, before: &Placement) -> bool {
     routes
@@ -573,4 +608,74 @@ fn is_placed(routes: &Routes, before: &Placement) -> bool {
 fn upstream_key(name: &str, addr: &str, credentials: u64) -> u64 {
     let bytes = name.bytes().chain([0]).chain(addr.bytes()).chain([0]).chain(credentials.to_le_bytes());
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use steady_table::{App, AppName, Contents, DomainName, Host, TableDir};
+
+    use super::*;
+
+    /// A table of these hosts, with an application on the last.
+    fn snapshot(hosts: &[&str]) -> Snapshot {
+        let dir = tempfile::tempdir().unwrap();
+        let endpoint = Endpoint { host: HostIndex(hosts.len() as u32 - 1), version: 1, weight: 1 };
+        let name = AppName::new("shop").unwrap();
+        let app = App { name, generation: 1, exclusive: false, version: 1, endpoints: vec![endpoint], moving: None };
+        let contents = Contents {
+            hosts: hosts.iter().map(|name| Host::new(name, "127.0.0.1:9").unwrap()).collect(),
+            domains: vec![DomainName::new("steady.page").unwrap()],
+            apps: vec![app],
+            customs: Vec::new(),
+        };
+        let routes = TableDir::open(dir.path()).unwrap().0.replace(contents, 1).unwrap();
+        Snapshot {
+            routes: Arc::new(routes),
+            hosts: vec![HostState::Up; hosts.len()],
+            certs: crate::certs::Certs::default(),
+            cluster: None,
+            settings: Settings::default(),
+        }
+    }
+
+    fn route(policy: &mut EdgePolicy, snapshot: &Snapshot, ticket: &mut Ticket) {
+        let mut head = Head::new();
+        head.set_authority(b"shop.steady.page");
+        let (now, peer) = (Time::ZERO, None);
+        let mut request = Request {
+            head: &mut head,
+            ticket,
+            peer,
+            listener: 0,
+            server_name: None,
+            is_tls: false,
+            version: 11,
+            attempt: 0,
+            now,
+        };
+        assert!(matches!(policy.route(snapshot, &mut request), Decision::Forward(_)));
+    }
+
+    #[test]
+    fn a_request_that_ends_after_its_hosts_index_changed_is_charged_to_no_other_host() {
+        let meters = Arc::new(EdgeMeters::new(4));
+        let mut policy = EdgePolicy::new(Arc::default(), None, Arc::default(), meters, Rng::with_seed(1));
+        let (before, after) = (snapshot(&["a", "b", "c"]), snapshot(&["b", "c"]));
+        policy.published(&before);
+        let (mut old, mut new) = (Ticket::default(), Ticket::default());
+        route(&mut policy, &before, &mut old);
+        assert_eq!(policy.hosts.iter().map(|host| host.in_flight).collect::<Vec<_>>(), [0, 0, 1]);
+        // `a` is removed: what was 2 is 1 now.
+        policy.published(&after);
+        route(&mut policy, &after, &mut new);
+        policy.attempt_ended(&mut old, AttemptEnd::ConnectFailed, Time::ZERO);
+        assert!(last(&policy.hosts, policy.epoch, &old).is_none(), "the log does not name another");
+        assert_eq!(policy.hosts.iter().map(|host| host.in_flight).collect::<Vec<_>>(), [0, 1]);
+        policy.attempt_ended(&mut new, AttemptEnd::Complete, Time::ZERO);
+        assert_eq!(policy.hosts.iter().map(|host| host.in_flight).collect::<Vec<_>>(), [0, 0]);
+        // One more at the end changes no index.
+        let epoch = policy.epoch;
+        policy.published(&snapshot(&["b", "c", "d"]));
+        assert_eq!(policy.epoch, epoch);
+    }
 }

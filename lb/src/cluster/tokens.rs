@@ -25,7 +25,7 @@ pub struct Entry {
     pub made: Millis,
     pub until: Millis,
     pub uses: u32,
-    /// Hashes of the signing requests it was spent on: the same request again is the same host whose answer was lost.
+    /// Hashes of the names and signing requests it was spent on: the same again is the same host whose answer was lost.
     spent: Vec<String>,
 }
 
@@ -124,14 +124,15 @@ impl Tokens {
         if let Some(only) = entry.host.as_ref().filter(|only| *only != host) {
             return Err(Refused::OtherHost(only.clone()));
         }
-        let request = hex(request);
-        if entry.spent.contains(&request) {
+        // Of both: who has joined may not come back with the same request as somebody else.
+        let use_of_it = hex(&token::hash(&format!("{host}\n{}", hex(request))));
+        if entry.spent.contains(&use_of_it) {
             return Ok(false);
         }
         if entry.uses_left() == 0 {
             return Err(Refused::NoToken);
         }
-        entry.spent.push(request);
+        entry.spent.push(use_of_it);
         Ok(true)
     }
 
@@ -173,6 +174,7 @@ mod tests {
         let now = 10 * HOUR + 1;
         assert_eq!(book.spend(&one.secret(), "h1", &[1; 32], now), Ok(true));
         assert_eq!(book.spend(&one.secret(), "h1", &[1; 32], now), Ok(false), "its answer was lost");
+        assert_eq!(book.spend(&one.secret(), "h2", &[1; 32], now), Err(Refused::NoToken), "by another name");
         assert_eq!(book.spend(&one.secret(), "h2", &[2; 32], now), Err(Refused::NoToken));
         assert_eq!(book.spend(&two.secret(), "h2", &[2; 32], now), Ok(true));
         assert_eq!(book.spend(&two.secret(), "h3", &[3; 32], now), Ok(true));

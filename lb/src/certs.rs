@@ -186,6 +186,8 @@ struct Entry {
     read: Option<Identity>,
     /// What they were at the last look.
     seen: Option<Identity>,
+    /// They were not there at the last look.
+    missed: bool,
 }
 
 /// Tells one state of a pair's files from another.
@@ -243,7 +245,10 @@ impl CertDir {
         self.unreadable = false;
         let mut changed = false;
         self.entries.retain(|name, entry| {
-            let stays = names.binary_search(name).is_ok();
+            let is_there = names.binary_search(name).is_ok();
+            // One who replaces a file may take the old one away first.
+            let stays = is_there || (when == Look::Settled && !std::mem::replace(&mut entry.missed, true));
+            entry.missed &= !is_there;
             if !stays && entry.pair.is_some() {
                 tracing::info!(certificate = %name, "certificate removed");
                 changed = true;

@@ -163,9 +163,25 @@ fn a_change_is_taken_when_it_has_settled_or_at_once_when_asked() {
     assert!(certs.look(Look::Now, now()));
     assert!(certs.set().serves("added.example"));
     fs::remove_file(fixture.dir.path().join("a.crt")).unwrap();
+    assert!(!certs.look(Look::Settled, now()), "it may be about to be replaced");
     assert!(certs.look(Look::Settled, now()));
     assert!(!certs.set().serves("new.example") && certs.set().serves("added.example"));
     assert!(!certs.look(Look::Now, now()), "nothing has changed");
+}
+
+#[test]
+fn a_pair_that_is_taken_away_before_the_next_one_comes_is_served_meanwhile() {
+    let fixture = Fixture::new();
+    fixture.put("a", &fixture.issue(&["old.example"]));
+    let mut certs = fixture.open();
+    for _ in 0..2 {
+        let next = fixture.issue(&["old.example"]);
+        fs::remove_file(fixture.dir.path().join("a.crt")).unwrap();
+        assert!(!certs.look(Look::Settled, now()) && certs.set().serves("old.example"));
+        fixture.put("a", &next);
+        assert!(!certs.look(Look::Settled, now()) && certs.set().serves("old.example"));
+        assert!(certs.look(Look::Settled, now()) && certs.set().serves("old.example"), "the new one");
+    }
 }
 
 #[test]

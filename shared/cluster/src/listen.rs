@@ -16,13 +16,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
-use crate::stream::Stream;
+use crate::stream::{Stranger, Stream, member_of};
 use crate::{Member, Role};
 
 /// Handshakes under way; further clients wait in the kernel's queue. Answers to clients that connect and say nothing.
 pub const HANDSHAKES_MAX: usize = 256;
 /// From the connection to the end of its handshake.
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// Connections with TLS and without a certificate: of hosts that join, and of operators with a token. Further ones are refused, so
+/// that strangers take no descriptors from members.
+pub const STRANGERS_MAX: usize = 256;
 /// A pause after an accept that failed (no descriptors).
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// The first octet of a TLS connection: a handshake record.
@@ -138,6 +141,7 @@ async fn accept(
     refused: Arc<Refused>,
 ) {
     let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let (stream, addr) = match listener.accept().await {
@@ -149,8 +153,10 @@ async fn accept(
             }
         };
         let (configs, ready, refused) = (configs.clone(), ready.clone(), Arc::clone(&refused));
+        let strangers = Arc::clone(&strangers);
         tokio::spawn(async move {
-            let why = match tokio::time::timeout(HANDSHAKE_TIME, greet(stream, addr, &configs, plain)).await {
+            let why = match tokio::time::timeout(HANDSHAKE_TIME, greet(stream, addr, &configs, plain, strangers)).await
+            {
                 Ok(Ok(greeted)) => {
                     // A server that has ended takes no more.
                     let _ = ready.send(greeted).await;
@@ -166,7 +172,13 @@ async fn accept(
     }
 }
 
-async fn greet(stream: TcpStream, addr: SocketAddr, configs: &Configs, plain: Plain) -> io::Result<(Stream, Peer)> {
+async fn greet(
+    stream: TcpStream,
+    addr: SocketAddr,
+    configs: &Configs,
+    plain: Plain,
+    strangers: Arc<Semaphore>,
+) -> io::Result<(Stream, Peer)> {
     let mut first = [0];
     if stream.peek(&mut first).await? == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -181,8 +193,15 @@ async fn greet(stream: TcpStream, addr: SocketAddr, configs: &Configs, plain: Pl
     let config = configs.borrow().clone();
     let config = config.ok_or_else(|| io::Error::other("there is no certificate yet"))?;
     let stream = TlsAcceptor::from(config).accept(stream).await?;
-    let stream = Stream::Tls(Box::new(TlsStream::Server(stream)));
-    let member = stream.member();
+    let stream = Box::new(TlsStream::Server(stream));
+    let member = member_of(&stream);
+    let stream = if member.is_some() {
+        Stream::Tls(stream)
+    } else {
+        let place = strangers.try_acquire_owned();
+        let place = place.map_err(|_| io::Error::other("there are too many connections without a certificate"))?;
+        Stream::Stranger(Box::new(Stranger::new(*stream, HANDSHAKE_TIME, place)))
+    };
     Ok((stream, Peer { addr, secure: true, member }))
 }
 

@@ -9,7 +9,7 @@ use axum::extract::ConnectInfo;
 use axum::routing::post;
 use serde_json::{Value, json};
 use steady_cluster::connect::{call, connect};
-use steady_cluster::listen::{Listener, Peer, Plain};
+use steady_cluster::listen::{Listener, Peer, Plain, STRANGERS_MAX};
 use steady_cluster::{Authority, Identity, Member, Request, Role, Stream, tls};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -66,4 +66,25 @@ async fn one_that_says_nothing_delays_nobody_and_a_new_certificate_is_used_at_on
     let edge = identity(&authority, Role::Edge, "e");
     configs.send_replace(Some(tls::private_server(&edge).unwrap()));
     assert_eq!(who(connect(addr, first(), name).await.unwrap()).await, json!([true, "nobody"]));
+}
+
+#[tokio::test]
+async fn strangers_have_a_bounded_number_of_places_and_members_are_let_in_beside_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::open(dir.path(), SystemTime::now()).unwrap();
+    let (edge, host) = (identity(&authority, Role::Edge, "e"), identity(&authority, Role::Host, "h1"));
+    let (addr, _configs) = port(Some(&edge)).await;
+    let name = Role::Edge.server_name();
+    let first = tls::first_contact(authority.fingerprint()).unwrap();
+    let ask = async || call(connect(addr, Arc::clone(&first), name.clone()).await?, "port", "/who", &json!({})).await;
+    let mut strangers = Vec::new();
+    for _ in 0..STRANGERS_MAX {
+        strangers.push(connect(addr, Arc::clone(&first), name.clone()).await.unwrap());
+    }
+    // The last of them may be on its way to its place yet.
+    while ask().await.is_ok() {}
+    let as_host = connect(addr, tls::private_client(&host).unwrap(), name.clone()).await.unwrap();
+    assert_eq!(who(as_host).await, json!([true, "host h1"]));
+    drop(strangers);
+    while ask().await.is_err() {}
 }

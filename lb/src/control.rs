@@ -68,6 +68,13 @@ pub enum ControlError {
     /// The store has the change, the table's file not yet.
     #[error("the change is stored, but the routing table cannot be written: {0}; look at the disk of state_dir")]
     Table(String),
+    /// The table still misses an earlier change, because its file cannot be written, so that this one could not be judged.
+    /// Nothing was changed.
+    #[error(
+        "nothing was changed, because the routing table misses an earlier change and cannot be written: {0}; look at the disk \
+         of state_dir, then repeat"
+    )]
+    Behind(String),
     /// Some worker did not take a publication up.
     #[error("a worker still runs an older routing table after {} s", SETTLE.as_secs())]
     Unsettled,
@@ -221,8 +228,8 @@ impl Control {
         Control { commands, published, plane, store, metrics }
     }
 
-    /// Makes a change: stored, in the table's file, and published. The publication's number. On [`ControlError::Refused`]
-    /// and [`ControlError::Store`] nothing was changed.
+    /// Makes a change: stored, in the table's file, and published. The publication's number. On [`ControlError::Refused`],
+    /// [`ControlError::Store`] and [`ControlError::Behind`] nothing was changed; on [`ControlError::Table`] it is stored.
     pub async fn commit(&self, commit: Commit) -> Result<u64, ControlError> {
         let (done, answer) = oneshot::channel();
         self.commands.send(Command::Commit(commit, done)).await.map_err(|_| ControlError::Stopped)?;
@@ -386,7 +393,10 @@ impl Writer {
             return Ok(self.published.load().publication);
         }
         if self.behind {
-            self.catch_up().await?;
+            self.catch_up().await.map_err(|error| match error {
+                ControlError::Table(why) => ControlError::Behind(why),
+                error => error,
+            })?;
         }
         let derived = derive(&self.routes, &commit).map_err(ControlError::Refused)?;
         let revision = self.store.commit(commit).await?;
@@ -405,20 +415,28 @@ impl Writer {
             Err(error) => {
                 tracing::error!(%error, "the routing table is written anew from the store");
                 self.behind = true;
-                self.catch_up().await?;
+                // Whatever fails here, a store that cannot be read included: the change itself is stored.
+                self.catch_up().await.map_err(|error| match error {
+                    ControlError::Table(why) => ControlError::Table(why),
+                    error => ControlError::Table(error.to_string()),
+                })?;
                 Ok(self.published.load().publication)
             }
         }
     }
 
-    /// Brings the table to what the store says.
+    /// Brings the table to what the store says, and tells everyone whether it is.
     async fn catch_up(&mut self) -> Result<(), ControlError> {
-        let ahead = Commit { writes: vec![Write::RaiseRevision(self.routes.revision() + 1)], ..Commit::default() };
-        let revision = self.store.commit(ahead).await?;
-        let result = self.write_anew(revision).await;
+        let result = self.write_ahead().await;
         self.behind = result.is_err();
         self.publish();
         result
+    }
+
+    async fn write_ahead(&mut self) -> Result<(), ControlError> {
+        let ahead = Commit { writes: vec![Write::RaiseRevision(self.routes.revision() + 1)], ..Commit::default() };
+        let revision = self.store.commit(ahead).await?;
+        self.write_anew(revision).await
     }
 
     async fn write_anew(&mut self, revision: u64) -> Result<(), ControlError> {

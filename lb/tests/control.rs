@@ -6,6 +6,9 @@ mod support;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use steady_lb::control::ControlError;
+use steady_lb::store::{Commit, HostRecord, Write};
+use steady_table::DomainName;
 use support::*;
 
 /// Two hosts, and an edge that has deployed `shop` on the first.
@@ -224,6 +227,90 @@ async fn changes_of_one_application_come_one_after_the_other() {
     assert!(done(&a) && done(&c), "{a:#?} {c:#?}");
     assert!(done(&b) != done(&d), "one of two moves to one place is too many: {b:#?} {d:#?}");
     assert_eq!(place(&life.plane.newest()), "h2 g2 v3");
+}
+
+fn change(writes: Vec<Write>) -> Commit {
+    Commit { at_ms: 0, what: "a change".into(), expect: Vec::new(), writes }
+}
+
+fn put_custom(domain: &str) -> Write {
+    Write::PutCustom(DomainName::new(domain).unwrap(), name(APP))
+}
+
+/// A table that cannot be written, until it is let go of.
+struct Blocked(std::path::PathBuf);
+
+impl Blocked {
+    /// With a change that is stored and which the table does not have.
+    async fn begin(life: &Life, dir: &tempfile::TempDir) -> Blocked {
+        let record = HostRecord {
+            name: "h9".into(),
+            addr: "127.0.0.1:9".into(),
+            control: "127.0.0.1:9".into(),
+            token_file: String::new(),
+        };
+        life.edge.control.commit(change(vec![Write::PutHost(record)])).await.unwrap();
+        // Where each new table is written aside: a file cannot take a directory's place.
+        let blocked = Blocked(dir.path().join("table").join("routes.tmp"));
+        std::fs::create_dir(&blocked.0).unwrap();
+        let stored = life.edge.control.commit(change(vec![Write::RemoveHost("h9".into())])).await;
+        assert!(matches!(stored, Err(ControlError::Table(_))), "{stored:?}");
+        assert!(life.edge.control.published().behind);
+        blocked
+    }
+
+    fn end(self) {
+        std::fs::remove_dir(self.0).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_finds_the_table_behind_is_not_stored_and_says_so() {
+    let (world, dir, life) = deployed(true).await;
+    let blocked = Blocked::begin(&life, &dir).await;
+    let control = &life.edge.control;
+    let refused = control.commit(change(vec![put_custom("shop.example")])).await;
+    assert!(matches!(refused, Err(ControlError::Behind(_))), "{refused:?}");
+    let patch = || {
+        let body = json!({"custom_domains": {"shop.example": APP}}).to_string();
+        answer(life.request(reqwest::Method::PATCH, "/v1/routes").body(body))
+    };
+    let (status, problem) = patch().await;
+    assert_eq!((status, &problem["title"]), (503, &json!("nothing was changed")), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("repeat"), "{problem}");
+    assert!(life.edge.store().customs_of(name(APP)).await.unwrap().is_empty());
+    blocked.end();
+    assert_eq!(patch().await.0, 200);
+    assert!(!control.published().behind);
+    assert_eq!(life.edge.store().customs_of(name(APP)).await.unwrap().len(), 1);
+    life.assert_consistent(&world).await;
+}
+
+#[tokio::test]
+async fn a_move_keeps_its_steps_while_the_table_cannot_be_written() {
+    let (world, dir, life) = deployed(true).await;
+    let h1 = agent(&world, "h1");
+    h1.refuses.lock().unwrap().insert("drain".into());
+    let path = format!("/v1/apps/{APP}/move");
+    let request = life.request(reqwest::Method::POST, &path).body(json!({"to": "h2"}).to_string());
+    let mut lines = request.send().await.unwrap();
+    let mut text = String::new();
+    let mut until = async |what: &str| {
+        while !text.contains(what) {
+            let more = tokio::time::timeout(PATIENCE, lines.chunk()).await.expect("it goes on").unwrap();
+            text.push_str(std::str::from_utf8(&more.unwrap_or_else(|| panic!("no {what}: {text}"))).unwrap());
+        }
+    };
+    until("\"step\":\"drain\"").await;
+    let blocked = Blocked::begin(&life, &dir).await;
+    h1.refuses.lock().unwrap().clear();
+    // Owned by its new host, which the routes cannot be told yet.
+    until("\"step\":\"settle\"").await;
+    blocked.end();
+    until("\"done\":true").await;
+    let record = life.edge.store().app(name(APP)).await.unwrap().unwrap();
+    assert_eq!((record.host.as_str(), record.generation, record.moving), ("h2", 2, None));
+    life.assert_consistent(&world).await;
 }
 
 /// What is done to an edge that has `shop` on h1 (or, for the first deployment, nothing).

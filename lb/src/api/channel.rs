@@ -105,7 +105,7 @@ async fn put(edge: &Arc<Edge>, record: HostRecord) -> Result<(), Problem> {
     let commit = Commit { at_ms: edge.now(), what, expect: Vec::new(), writes };
     match edge.control.commit(commit).await {
         Ok(_) => {}
-        // It is stored; the table follows.
+        // It is stored; the table follows. What was not stored for want of a table is an error, and the host comes again.
         Err(ControlError::Table(_)) => {}
         Err(error) => return Err(error.into()),
     }

@@ -75,6 +75,7 @@ impl From<ControlError> for Problem {
         match error {
             ControlError::Refused(reasons) => Problem::refused(reasons),
             ControlError::Store(error) => error.into(),
+            ControlError::Behind(_) => Problem::new(503, "nothing was changed", error),
             _ => Problem::new(503, "the change is not in force yet", error),
         }
     }

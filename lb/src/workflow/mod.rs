@@ -194,7 +194,7 @@ impl<S: Serialize + DeserializeOwned + Send> Flow<S> {
         loop {
             let commit = self.commit(edge, step, writes.clone(), what.clone());
             match edge.control.commit(commit).await {
-                // The table follows the store as soon as it can be written; whoever needs it settled finds out there.
+                // It is stored, and the table follows as soon as it can be written; whoever needs it settled finds out there.
                 Ok(_) | Err(ControlError::Table(_)) => return Ok(()),
                 Err(ControlError::Stopped | ControlError::Store(StoreError::Closed)) => {
                     return Err(Failure::stop(step));

@@ -10,6 +10,7 @@ use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::State;
 use axum::http::Request;
 use axum::routing::post;
+use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use steady_cluster::channel::dial::{DialError, dial, register};
 use steady_cluster::channel::pipe::pipe;
@@ -17,6 +18,7 @@ use steady_cluster::channel::talk::{self, Event, MODE, Order, Outcome, What};
 use steady_cluster::channel::{Capacity, Claim, Registration, VERSION};
 use steady_cluster::join::join;
 use steady_cluster::{Identity, JoinToken, Member, Role, tls};
+use steady_lb::agents::orders::{GivenUp, NoOutcome};
 use steady_lb::snapshot::HostState;
 use steady_stream::io::{Lane, Link, Names};
 use steady_stream::{App, MemoryInbox, Mode};
@@ -59,9 +61,19 @@ async fn connect(
     agent: &Arc<Agent>,
     wants: &Registration,
 ) -> Result<tokio::task::JoinHandle<String>, DialError> {
+    connect_as(Talk::open(agent).await, edges, identity, agent, wants).await
+}
+
+/// With a stream that may have a past.
+async fn connect_as(
+    talk: Talk,
+    edges: &[SocketAddr],
+    identity: &Identity,
+    agent: &Arc<Agent>,
+    wants: &Registration,
+) -> Result<tokio::task::JoinHandle<String>, DialError> {
     let dialled = dial(edges, &tls::private_client(identity).unwrap()).await?;
     let channel = register(dialled, wants).await?;
-    let talk = Talk::open(agent).await;
     let router = agent_router(Arc::clone(agent)).route(talk::PATH, post(stream).with_state(talk));
     Ok(tokio::spawn(channel.serve(router)))
 }
@@ -70,6 +82,8 @@ async fn connect(
 #[derive(Clone)]
 struct Talk {
     link: Link,
+    /// Once: from the first placement on nothing of the stream arrives, and whoever waits for that is told.
+    cut: Arc<std::sync::Mutex<Option<tokio::sync::oneshot::Sender<()>>>>,
     _dir: Arc<tempfile::TempDir>,
 }
 
@@ -91,13 +105,22 @@ impl Talk {
                 let Ok(_) = sender.send(App(0), event).await else { return };
             }
         });
-        Talk { link, _dir: dir }
+        Talk { link, cut: Arc::default(), _dir: dir }
     }
 }
 
+/// Of an order, as it travels.
+const PLACES: &[u8] = br#""what":"place""#;
+
 async fn stream(State(talk): State<Talk>, body: Body) -> Body {
     let (writing, answer) = pipe();
-    tokio::spawn(async move { talk.link.attach(writing.and(body.into_data_stream())).await });
+    let cut = Arc::clone(&talk.cut);
+    let arrives = body.into_data_stream().take_while(move |chunk| {
+        let places = chunk.as_ref().is_ok_and(|chunk| chunk.windows(PLACES.len()).any(|part| part == PLACES));
+        let told = cut.lock().unwrap().take_if(|_| places).map(|tell| tell.send(()));
+        std::future::ready(told.is_none())
+    });
+    tokio::spawn(async move { talk.link.attach(writing.and(arrives)).await });
     answer
 }
 
@@ -159,6 +182,60 @@ async fn a_host_that_registers_is_used_as_one_that_the_configuration_names() {
     let known = life.edge.store().load().await.unwrap().hosts;
     assert_eq!(known.iter().map(|host| (&*host.name, host.is_registered())).collect::<Vec<_>>(), [("h1", true)]);
     assert!(!channel.is_finished());
+}
+
+#[tokio::test]
+async fn an_order_in_doubt_arrives_before_what_undoes_it_however_late() {
+    for undone in ["h1 DELETE g1", "h1 PUT owner g1 v1"] {
+        let (_dir, world, life) = begun().await;
+        let h1 = agent(&world, "h1").await;
+        h1.bundles.lock().unwrap().insert("d".into());
+        let identity = joined(&life, "h1").await;
+        let talk = Talk::open(&h1).await;
+        let (cut, told) = tokio::sync::oneshot::channel();
+        *talk.cut.lock().unwrap() = Some(cut);
+        let channel = connect_as(talk.clone(), &[life.addr], &identity, &h1, &registration(&h1)).await.unwrap();
+        let slot = life.edge.hosts.slot("h1");
+        let place = |version| What::Place {
+            role: steady_cluster::channel::Hold::Owner,
+            version,
+            digest: "d".into(),
+            wait_ms: None,
+        };
+        let hopeless = async {
+            told.await.unwrap();
+            "the test has cut it".to_owned()
+        };
+        let order = slot.orders.order(APP, 1, place(2), GivenUp::TakenBack, PATIENCE, hopeless);
+        assert!(matches!(order.await, Err(NoOutcome::InDoubt(_))));
+        channel.abort();
+        life.until(|| slot.open().is_none()).await;
+        let gone = || std::future::ready("the host is gone".to_owned());
+        // What was never sent is taken back; what undoes stays, once however often it is tried.
+        let again = slot.orders.order(APP, 1, place(2), GivenUp::TakenBack, PATIENCE, gone());
+        assert!(matches!(again.await, Err(NoOutcome::Unsent(_))));
+        let undo = if undone.contains("DELETE") { What::Forget } else { place(1) };
+        for _ in 0..3 {
+            let undo = slot.orders.order(APP, 1, undo.clone(), GivenUp::Stays, PATIENCE, gone());
+            assert!(matches!(undo.await, Err(NoOutcome::InDoubt(_))));
+        }
+        world.take_journal();
+        connect_as(talk, &[life.addr], &identity, &h1, &registration(&h1)).await.unwrap();
+        let last = || world.journal.lock().unwrap().iter().filter(|line| line.starts_with("h1")).count() >= 2;
+        life.until(last).await;
+        // One more, so that everything before it is there.
+        let last = slot.orders.order(
+            APP,
+            9,
+            What::Drain { within_ms: 1 },
+            GivenUp::TakenBack,
+            PATIENCE,
+            std::future::pending(),
+        );
+        last.await.unwrap();
+        let journal = world.take_journal();
+        assert_eq!(journal, ["h1 PUT owner g1 v2", undone, "h1 drain g9"]);
+    }
 }
 
 #[tokio::test]

@@ -70,6 +70,25 @@ async fn a_version_that_cannot_start_leaves_the_old_one_and_its_reason_reaches_t
 }
 
 #[tokio::test]
+async fn a_version_that_one_attempt_may_have_started_is_undone_though_later_ones_were_never_sent() {
+    let (world, _dir, life) = deployed(true).await;
+    // The bundle, then the start: that one takes effect, and its answer is lost.
+    *world.fault.lock().unwrap() = Some((1, 500, true));
+    let h1 = agent(&world, "h1");
+    let cut = async {
+        life.until(|| world.journal.lock().unwrap().iter().any(|line| line == "h1 PUT owner g1 v2 wait")).await;
+        h1.mute();
+    };
+    let (lines, ()) = tokio::join!(life.deploy_shop("two"), cut);
+    let undo = lines.iter().find(|line| line["step"] == "undo" && line["host"] == "h1").unwrap();
+    assert!(undo["detail"].as_str().unwrap().starts_with("left to its return"), "{lines:#?}");
+    h1.revive().await;
+    life.until(|| world.owners() == [("h1".to_owned(), 1, 1)]).await;
+    life.quiesce(&world).await;
+    life.assert_consistent(&world).await;
+}
+
+#[tokio::test]
 async fn an_exclusive_application_stops_at_its_old_host_before_it_starts_at_the_new_one() {
     let (world, _dir, life) = deployed(true).await;
     world.take_journal();

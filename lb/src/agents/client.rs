@@ -25,7 +25,7 @@ use steady_table::AppName;
 use tokio_util::io::ReaderStream;
 
 use super::channel::Slot;
-use super::orders::NoOutcome;
+use super::orders::{GivenUp, NoOutcome};
 use crate::limits::{
     AGENT_ANSWER, AGENT_ANSWER_BYTES, AGENT_CONNECT, AGENT_GRACE, AGENT_READY_WAIT, AGENT_UPLOAD, ORDER_PATIENCE,
 };
@@ -222,12 +222,28 @@ impl AgentClient {
 
     /// `PUT /v1/apps/NAME`: what the host is to the application from now on. With `wait`, answers once it is ready.
     pub async fn put_app(&self, app: &AppName, placement: &Placement, wait: bool) -> Result<(), AgentError> {
+        self.place(app, placement, wait, GivenUp::TakenBack).await
+    }
+
+    /// As [`put_app`](AgentClient::put_app), waiting, in place of another placement that the host may have or still get: a
+    /// registered host gets this one behind it, however late.
+    pub async fn put_back(&self, app: &AppName, placement: &Placement) -> Result<(), AgentError> {
+        self.place(app, placement, true, GivenUp::Stays).await
+    }
+
+    async fn place(
+        &self,
+        app: &AppName,
+        placement: &Placement,
+        wait: bool,
+        given_up: GivenUp,
+    ) -> Result<(), AgentError> {
         if let Way::Channel(slot) = &self.inner.way {
             let Placement { generation, role, version, digest } = placement.clone();
             let wait_ms = wait.then_some(AGENT_READY_WAIT.as_millis() as u64);
             let deadline = if wait { AGENT_READY_WAIT + AGENT_GRACE } else { AGENT_ANSWER };
             let what = What::Place { role, version, digest, wait_ms };
-            return self.order(slot, app, generation, what, deadline).await.map(drop);
+            return self.order(slot, app, generation, what, given_up, deadline).await.map(drop);
         }
         let (query, deadline) = match wait {
             true => (format!("?wait={}s", AGENT_READY_WAIT.as_secs()), AGENT_READY_WAIT + AGENT_GRACE),
@@ -243,20 +259,20 @@ impl AgentClient {
         // Cut at `within`; then the process gets its time to stop.
         let deadline = within + AGENT_ANSWER + AGENT_GRACE;
         if let Way::Channel(slot) = &self.inner.way {
-            let Outcome { cut, ms, .. } =
-                self.order(slot, app, generation, What::Drain { within_ms }, deadline).await?;
+            let what = What::Drain { within_ms };
+            let Outcome { cut, ms, .. } = self.order(slot, app, generation, what, GivenUp::TakenBack, deadline).await?;
             return Ok(Drained { cut, ms });
         }
         let body = json!({"generation": generation, "deadline_ms": within_ms});
         self.json(Method::POST, &format!("/v1/apps/{app}/drain"), Some(body), deadline).await
     }
 
-    /// `DELETE /v1/apps/NAME`. One that is not there is deleted.
+    /// `DELETE /v1/apps/NAME`. One that is not there is deleted. A registered host gets to know, however late.
     pub async fn delete(&self, app: &AppName, generation: u64) -> Result<(), AgentError> {
         let path = format!("/v1/apps/{app}?generation={generation}");
         let deadline = AGENT_READY_WAIT + AGENT_GRACE;
         if let Way::Channel(slot) = &self.inner.way {
-            return self.order(slot, app, generation, What::Forget, deadline).await.map(drop);
+            return self.order(slot, app, generation, What::Forget, GivenUp::Stays, deadline).await.map(drop);
         }
         let answer = self.send(Method::DELETE, &path, Body::empty(), None, deadline).await?;
         match answer.status() {
@@ -272,13 +288,14 @@ impl AgentClient {
         app: &AppName,
         generation: u64,
         what: What,
+        given_up: GivenUp,
         deadline: Duration,
     ) -> Result<Outcome, AgentError> {
         let hopeless = async {
             slot.closed_for(ORDER_PATIENCE).await;
             format!("the host has not been connected for {} s", ORDER_PATIENCE.as_secs())
         };
-        let outcome = slot.orders.order(app.as_str(), generation, what, deadline, hopeless).await;
+        let outcome = slot.orders.order(app.as_str(), generation, what, given_up, deadline, hopeless).await;
         let outcome = outcome.map_err(|error| match error {
             NoOutcome::Unsent(why) => self.unreachable(why),
             NoOutcome::InDoubt(why) => self.no_answer(why),

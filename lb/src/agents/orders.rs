@@ -2,20 +2,23 @@
 //!
 //! An order is on this edge's disk when it is sent and on the host's when it is applied; what came of it is an event, which
 //! the caller waits for. A call that gives up takes its order back if it was never sent, so that *unreachable* still means
-//! that the host knows nothing. Events are stored in the transaction that stores the stream's cursor.
+//! that the host knows nothing; unless the order undoes what may still be on its way ([`GivenUp`]). Events are stored in the
+//! transaction that stores the stream's cursor.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use steady_cluster::channel::Capacity;
 use steady_cluster::channel::accept::Calls;
 use steady_cluster::channel::pipe::pipe;
 use steady_cluster::channel::talk::{AppEvent, Event, MODE, Order, Outcome, PATH, What, app_id};
-use steady_stream::io::{Lane, Link, Names, OpenError, Standing};
+use steady_stream::io::{Call, Lane, Link, Names, OpenError, Standing};
 use steady_stream::{App, Batch, Faults, Inbox, InboxError, Mode, SendError, StreamId};
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, oneshot};
@@ -41,6 +44,18 @@ pub struct Orders {
     link: OnceCell<Link>,
     shared: Arc<Shared>,
     ids: AtomicU64,
+    /// By application: the order that stays in the log with nobody waiting, and its generation.
+    left: Mutex<HashMap<String, (u64, Call)>>,
+}
+
+/// What becomes of an order that was not sent yet when its caller gives up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GivenUp {
+    TakenBack,
+    /// It stays, to arrive behind every order before it: those may be in doubt, and only what comes behind them can undo them.
+    /// Fenced by its generation, and harmless where there is nothing to undo. [`What::Forget`] always does. Of one
+    /// application the last alone stays, so that a host which is away costs the log no more than one of these for each.
+    Stays,
 }
 
 #[derive(Debug, Default)]
@@ -64,7 +79,14 @@ impl Orders {
         // Ids of an earlier process of this edge mean nothing to this one: they begin where time has got to.
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let ids = AtomicU64::new(u64::try_from(since.as_micros()).unwrap_or(0));
-        Orders { host: host.to_owned(), streams, link: OnceCell::new(), shared: Arc::default(), ids }
+        Orders {
+            host: host.to_owned(),
+            streams,
+            link: OnceCell::new(),
+            shared: Arc::default(),
+            ids,
+            left: Mutex::default(),
+        }
     }
 
     /// How the link stands; `None` before it was first needed.
@@ -106,6 +128,7 @@ impl Orders {
         app: &str,
         generation: u64,
         what: What,
+        given_up: GivenUp,
         deadline: Duration,
         hopeless: impl Future<Output = String>,
     ) -> Result<Outcome, NoOutcome> {
@@ -113,6 +136,7 @@ impl Orders {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let (tell, told) = oneshot::channel();
         let waiting = Waiting::new(&self.shared, id, tell);
+        let given_up = if what == What::Forget { GivenUp::Stays } else { given_up };
         let order = Order { id, app: app.to_owned(), generation, what };
         let body = serde_json::to_vec(&order).expect("fields of plain types become JSON");
         let sent = link.sender(Mode(MODE)).send(App(app_id(app)), body).await;
@@ -122,6 +146,9 @@ impl Orders {
             _ => NoOutcome::Unsent(error.to_string()),
         })?;
         tracing::debug!(host = self.host, id, app, generation, position = call.position(), "an order is kept");
+        if given_up == GivenUp::Stays {
+            self.supersede(app, generation).await;
+        }
         let why = tokio::select! {
             outcome = told => match outcome {
                 Ok(outcome) => return Ok(outcome),
@@ -133,6 +160,11 @@ impl Orders {
             why = hopeless => why,
         };
         drop(waiting);
+        if given_up == GivenUp::Stays {
+            tracing::debug!(host = self.host, id, "an order stays with nobody waiting");
+            self.leave(app, generation, call);
+            return Err(NoOutcome::InDoubt(why));
+        }
         match call.withdraw().await {
             Ok(()) => {
                 tracing::debug!(host = self.host, id, "an order is withdrawn");
@@ -140,6 +172,22 @@ impl Orders {
             }
             Err(_) => Err(NoOutcome::InDoubt(why)),
         }
+    }
+
+    /// Something that stays was kept behind what stays already: takes that back, if it was not sent.
+    async fn supersede(&self, app: &str, generation: u64) {
+        let before = match lock(&self.left).entry(app.to_owned()) {
+            Entry::Occupied(left) if left.get().0 <= generation => left.remove().1,
+            _ => return,
+        };
+        // Too late is as well: then the host gets both, in their order.
+        let _ = before.withdraw().await;
+    }
+
+    fn leave(&self, app: &str, generation: u64, call: Call) {
+        let mut left = lock(&self.left);
+        left.retain(|_, (_, call)| call.now_or_never().is_none());
+        left.entry(app.to_owned()).or_insert((generation, call));
     }
 
     async fn link(&self) -> Result<&Link, OpenError> {

@@ -5,6 +5,7 @@
 //! host sees to that), and the user gets the reason with the application's last output.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 use steady_table::AppName;
@@ -210,7 +211,13 @@ impl Flow<DeployState> {
         let app = self.app().clone();
         let state = &self.state;
         let placement = self.placement(state.version, &state.digest);
-        let put = || handle.client.put_app(&app, &placement, true);
+        // Of any attempt: that a later one could not be sent says nothing of those before it.
+        let unsure = AtomicBool::new(false);
+        let put = async || {
+            let answer = handle.client.put_app(&app, &placement, true).await;
+            unsure.fetch_or(answer.as_ref().is_err_and(may_have_taken_over), Ordering::Relaxed);
+            answer
+        };
         match self.attempt(edge, "start", PREPARE_ATTEMPTS, put).await {
             Ok(_) => {
                 self.done("start", &host, "ready");
@@ -222,11 +229,7 @@ impl Flow<DeployState> {
                     result => result,
                 }
             }
-            Err(error) => {
-                let said_no = matches!(error, AgentError::Rejected { status: ..500, .. });
-                let unsure = !said_no && !matches!(error, AgentError::Unreachable { .. });
-                self.turn_back(edge, "start", &error.to_string(), unsure).await
-            }
+            Err(error) => self.turn_back(edge, "start", &error.to_string(), unsure.into_inner()).await,
         }
     }
 
@@ -276,8 +279,7 @@ impl Flow<DeployState> {
                 }
                 Some(old) if self.state.unsure => {
                     let placement = self.placement(old.version, &old.digest);
-                    let put = || handle.client.put_app(&app, &placement, true);
-                    self.attempt(edge, "undo", TIDY_ATTEMPTS, put).await.map(drop)
+                    self.attempt(edge, "undo", TIDY_ATTEMPTS, || handle.client.put_back(&app, &placement)).await
                 }
                 Some(_) => Ok(()),
             };
@@ -293,4 +295,9 @@ impl Flow<DeployState> {
         let reason = self.state.reason.as_deref().unwrap_or("the reason was lost");
         Err(Failure::new(step, what, format!("{host}: {reason}")))
     }
+}
+
+/// Whether a host may have taken a version over, or may yet, though a call failed so.
+fn may_have_taken_over(error: &AgentError) -> bool {
+    !matches!(error, AgentError::Rejected { status: ..500, .. } | AgentError::Unreachable { .. })
 }

@@ -179,6 +179,53 @@ async fn a_new_version_that_cannot_be_leaves_the_old_one_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_version_that_cannot_be_leaves_the_old_one_that_was_in_back_off_also_over_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    // Only going back to the old version starts it again: its back-off is longer than any test.
+    let hour = Duration::from_secs(3600);
+    let limits = Limits { backoff_first: hour, backoff_last: hour, ..quick_limits() };
+    let rig = Rig::start_with(config(dir.path()), limits.clone()).await;
+    let (one, bad) = (bundle(&rig.client, &app("one")).await, bundle(&rig.client, &broken()).await);
+    assert_eq!(rig.client.place("shop", 1, "owner", 1, &one).await.0, 200);
+    let first = rig.plane.until_ready("shop").await;
+    first.get("/crash").await;
+    rig.client.until("shop", |app| app["state"] == "crashed" && app["last_exit"].is_object()).await;
+    let (status, problem) = rig.client.place("shop", 1, "owner", 2, &bad).await;
+    assert_eq!(status, 422, "{problem}");
+    assert_eq!(rig.plane.until_another_ready("shop", first.instance).await.get("/").await, "one");
+    assert_eq!(rig.client.app("shop").await["version"], 1);
+    rig.stop().await;
+    let rig = Rig::start_with(config(dir.path()), limits).await;
+    assert_eq!(rig.plane.until_ready("shop").await.get("/").await, "one");
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_that_took_over_while_another_was_tried_is_the_one_that_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let hour = Duration::from_secs(3600);
+    let slow = Limits { backoff_first: hour, backoff_last: hour, ..quick_limits() };
+    let rig = Rig::start_with(config(dir.path()), slow).await;
+    let (one, three) = (bundle(&rig.client, &app("one")).await, bundle(&rig.client, &app("three")).await);
+    let never = "import time\nwhile True: time.sleep(1000)\n";
+    let two = rig.client.bundle(&[("steady.toml", TOML), ("app.py", never)]).await;
+    assert_eq!(rig.client.place("shop", 1, "owner", 1, &one).await.0, 200);
+    let first = rig.plane.until_ready("shop").await;
+    first.get("/crash").await;
+    rig.client.until("shop", |app| app["state"] == "crashed" && app["last_exit"].is_object()).await;
+    let client = rig.client.clone();
+    let second = tokio::spawn(async move { client.place("shop", 1, "owner", 2, &two).await });
+    rig.client.until("shop", |app| app["version"] == 2 && app["pid"].is_u64()).await;
+    assert_eq!(rig.client.place("shop", 1, "owner", 3, &three).await.0, 200);
+    assert_eq!(second.await.unwrap().0, 422, "another was placed meanwhile");
+    let third = rig.plane.until_another_ready("shop", first.instance).await;
+    third.get("/crash").await;
+    let crashed = rig.client.until("shop", |app| app["state"] == "crashed" && app["last_exit"].is_object()).await;
+    assert_eq!(crashed["version"], 3, "{crashed}");
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exclusive_application_never_runs_twice_and_comes_back_when_its_new_version_cannot_be() {
     let dir = tempfile::tempdir().unwrap();
     let rig = Rig::start(dir.path()).await;

@@ -208,7 +208,7 @@ struct Actor {
     shared: Arc<Shared>,
     record: Record,
     log: AppLog,
-    /// What `main` is started from. Differs from the record's while an exclusive new version is on trial.
+    /// What `main` is started from. Differs from the record's while a new version is on trial with none beside it.
     target: Option<Placement>,
     /// Keeps `target`'s bundle.
     held: Option<Held>,

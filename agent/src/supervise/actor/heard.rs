@@ -92,6 +92,7 @@ impl Actor {
         }
         let old: Vec<u64> = self.procs.keys().copied().filter(|instance| *instance != next.instance).collect();
         self.set_target(next.placement, next.held);
+        self.rollback = None;
         self.failures = 0;
         self.state = Main::Ready { instance: next.instance };
         let publication = self.publish();

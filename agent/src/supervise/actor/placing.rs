@@ -25,8 +25,10 @@ impl Actor {
         let is_same = is_on_trial || (self.next.is_none() && self.target.as_ref() == Some(&placement));
         let keeps_old = !is_same && self.is_running();
         let may_run = place.role == Role::Owner || !placement.exclusive;
-        // A version that has not proven itself is not recorded in the place of one that has.
-        let recorded = self.record.placement.clone().filter(|_| may_run && (is_same || keeps_old));
+        // A version that has not proven itself is not recorded in the place of one that was to run here, whether that one
+        // runs at this moment or waits for its next start.
+        let recorded = self.record.placement.clone().filter(|_| may_run && self.record.may_run());
+        let old = recorded.clone().filter(|old| *old != placement);
         let record = Record {
             name: self.record.name.clone(),
             role: place.role,
@@ -49,6 +51,7 @@ impl Actor {
         } else if !keeps_old {
             self.supersede();
             self.failures = 0;
+            self.keep_for_return(old);
             self.set_target(placement, held);
             self.waiters.extend(ready);
             self.start_when_alone().await;
@@ -103,16 +106,22 @@ impl Actor {
     /// A new version of an exclusive application: the old one stops first, and comes back if the new one cannot be.
     fn replace_alone(&mut self, placement: Placement, held: Held, ready: Option<Waiter>) {
         self.supersede();
-        if self.rollback.is_none()
-            && let Some(old) = self.record.placement.clone()
-        {
-            self.rollback = Some((old, self.held.take()));
-        }
+        self.keep_for_return(self.record.placement.clone());
         self.set_target(placement, held);
         self.waiters.extend(ready);
         self.failures = 0;
         self.state = Main::Waiting;
         self.retire_all(self.shared.config.get().drain_timeout);
+    }
+
+    /// The version to come back to if the one that is tried now cannot be. One that is kept already stays: what was tried
+    /// since has not proven itself.
+    fn keep_for_return(&mut self, old: Option<Placement>) {
+        if self.rollback.is_none()
+            && let Some(old) = old
+        {
+            self.rollback = Some((old, self.held.take()));
+        }
     }
 
     /// A new version of an ordinary application: on trial beside the old one.

@@ -18,6 +18,8 @@ use crate::reports::EdgeMeters;
 
 /// Requests that are written down before their batch's end. A batch rarely ends more.
 const NOTED_MAX: usize = 256;
+/// The longest name of an application, a label of DNS.
+const NAME_MAX: usize = 63;
 
 /// One worker's meters, by application; each is opened with its first request.
 #[derive(Debug)]
@@ -26,8 +28,9 @@ pub(super) struct Measured {
     open: Vec<Pen<Arc<str>, 2>>,
     /// Where in `open`, by [`app_id`](steady_table::Route::app_id).
     by_app: HashMap<u64, usize, BuildHasherDefault<Digested>>,
-    /// What is not in the meters yet.
+    /// What is not in the meters yet, and the names of its applications.
     noted: Vec<Note>,
+    names: Vec<u8>,
     /// Retirements that were heeded.
     retirements: u64,
 }
@@ -35,11 +38,13 @@ pub(super) struct Measured {
 /// A request that is over.
 #[derive(Debug)]
 struct Note {
-    /// In [`Measured::open`], which nothing leaves while there are notes.
-    meter: usize,
+    app: u64,
+    /// Where its name ends in [`Measured::names`]; it begins where the one before ends.
+    name_end: usize,
+    /// In [`Measured::open`], once it is looked up.
+    meter: Option<usize>,
     status: u16,
-    total: Option<u64>,
-    network: Option<u64>,
+    times: [Option<u64>; 2],
 }
 
 /// The hash of what is a digest already.
@@ -62,53 +67,61 @@ impl Hasher for Digested {
 
 impl Measured {
     pub(super) fn new(meters: Arc<EdgeMeters>) -> Measured {
-        let noted = Vec::with_capacity(NOTED_MAX);
-        Measured { meters, open: Vec::new(), by_app: HashMap::default(), noted, retirements: 0 }
+        Measured {
+            meters,
+            open: Vec::new(),
+            by_app: HashMap::default(),
+            noted: Vec::with_capacity(NOTED_MAX),
+            names: Vec::with_capacity(NOTED_MAX * NAME_MAX),
+            retirements: 0,
+        }
     }
 
     /// Counts a request that is over, if it was for an application.
     pub(super) fn record(&mut self, record: &Record<'_, Ticket>) {
-        let Some(app) = record.ticket.app else { return };
-        let name = || record.request.get(Name::SteadyApp).and_then(|name| std::str::from_utf8(name).ok());
-        let Some(meter) = self.meter(app, name) else { return };
+        let Some((app, name)) = record.ticket.app.zip(record.request.get(Name::SteadyApp)) else { return };
         let micros = |from: Time, to: Time| u64::try_from(to.since(from).as_micros()).unwrap_or(u64::MAX);
         let timing = &record.timing;
         let total = (record.status != 0).then(|| micros(timing.started, timing.answered));
         // Only an agent's answer says what part of the time was spent there.
         let at_agent = record.ticket.timing.total();
         let network = total.filter(|_| record.refusal.is_none()).map(|total| total.saturating_sub(at_agent));
-        self.note(Note { meter, status: record.status, total, network });
+        self.note(app, name, record.status, [total, network]);
     }
 
-    fn note(&mut self, note: Note) {
-        self.noted.push(note);
+    fn note(&mut self, app: u64, name: &[u8], status: u16, times: [Option<u64>; 2]) {
+        self.names.extend_from_slice(name);
+        self.noted.push(Note { app, name_end: self.names.len(), meter: None, status, times });
         if self.noted.len() == NOTED_MAX {
             self.write();
         }
     }
 
-    /// Where the application's meter is. `None`: it has none, and none can be opened.
-    fn meter<'n>(&mut self, app: u64, name: impl FnOnce() -> Option<&'n str>) -> Option<usize> {
-        if let Some(at) = self.by_app.get(&app) {
-            return Some(*at);
-        }
-        let name = name()?;
-        self.open.push(self.meters.open(|| Arc::from(name))?);
-        self.by_app.insert(app, self.open.len() - 1);
-        Some(self.open.len() - 1)
-    }
-
-    /// Writes into the meters what was noted.
+    /// Writes into the meters what was noted: looks all of them up before it writes to the first.
     fn write(&mut self) {
+        let mut name_at = 0;
+        for note in &mut self.noted {
+            note.meter = self.by_app.get(&note.app).copied();
+            if note.meter.is_none()
+                && let Ok(name) = std::str::from_utf8(&self.names[name_at..note.name_end])
+                && let Some(meter) = self.meters.open(|| Arc::from(name))
+            {
+                note.meter = Some(self.open.len());
+                self.by_app.insert(note.app, self.open.len());
+                self.open.push(meter);
+            }
+            name_at = note.name_end;
+        }
         for note in self.noted.drain(..) {
-            let meter = &mut self.open[note.meter];
+            let Some(meter) = note.meter.and_then(|at| self.open.get_mut(at)) else { continue };
             if meter.is_retired()
                 && let Some(next) = self.meters.open(|| Arc::clone(meter.key()))
             {
                 *meter = next;
             }
-            meter.record(note.status, [note.total, note.network]);
+            meter.record(note.status, note.times);
         }
+        self.names.clear();
     }
 
     /// The batch is over. Lets go of what control has retired, too.
@@ -150,8 +163,7 @@ mod tests {
         let requests = |names: &[&'static str], measured: &mut Measured| {
             for &name in names {
                 let app = u64::from_le_bytes(*name.as_bytes().first_chunk().expect("eight octets"));
-                let meter = measured.meter(app, || Some(name)).expect("there is room");
-                measured.note(Note { meter, status: 200, total: Some(7), network: None });
+                measured.note(app, name.as_bytes(), 200, [Some(7), None]);
             }
             measured.batch_ended();
         };

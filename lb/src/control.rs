@@ -178,21 +178,25 @@ async fn compare(
         );
         return Err(StoreError::Failed(what).into());
     }
+    let orphans = derive::orphans(&contents);
     let (wanted, told) = derive::whole(contents);
     for reason in told {
         tracing::error!(reason, "a record of the store is left out of the routing table");
     }
     if let Some(routes) = routes {
         let found = derive::differences(routes, &wanted);
-        if found.is_empty() && table_revision == revision {
+        if found.is_empty() && table_revision == revision && orphans.is_empty() {
             return Ok(None);
         }
         for difference in found {
             tracing::warn!(difference, "the routing table is not what the store says; the store wins");
         }
     }
-    let revision = revision.max(table_revision + 1);
-    store.commit(Commit { writes: vec![Write::RaiseRevision(revision)], ..Commit::default() }).await?;
+    let mut writes = vec![Write::RaiseRevision(revision.max(table_revision + 1))];
+    // They would come back with an application of the same name, which knows nothing of them.
+    writes.extend(orphans.into_iter().map(|(domain, _)| Write::RemoveCustom(domain)));
+    let what = "custom domains without an application are removed".into();
+    let revision = store.commit(Commit { what, writes, ..Commit::default() }).await?;
     Ok(Some((wanted, revision)))
 }
 

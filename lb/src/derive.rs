@@ -172,6 +172,9 @@ fn derive_customs(
     changes: &mut Vec<Change>,
     reasons: &mut Vec<String>,
 ) {
+    for (domain, app) in left_behind(routes, commit, apps) {
+        reasons.push(format!("custom domain {domain} still serves {app}: remove it, or give it to another, first"));
+    }
     for write in &commit.writes {
         match write {
             Write::PutCustom(domain, app) => {
@@ -207,6 +210,28 @@ fn derive_customs(
     });
 }
 
+/// Custom domains that go on serving an application which the commit removes.
+fn left_behind<'r>(
+    routes: &'r Routes,
+    commit: &Commit,
+    apps: &HashMap<&AppName, bool>,
+) -> impl Iterator<Item = (&'r str, &'r str)> {
+    let removed: HashSet<&str> = apps.iter().filter(|(_, there)| !**there).map(|(app, _)| app.as_str()).collect();
+    let settled: HashSet<&str> = commit
+        .writes
+        .iter()
+        .filter_map(|write| match write {
+            // Given to one that goes, it is refused as such.
+            Write::RemoveCustom(domain) | Write::PutCustom(domain, _) => Some(domain.as_str()),
+            _ => None,
+        })
+        .collect();
+    // Most commits remove none, and need not look at every domain.
+    let customs = (!removed.is_empty()).then(|| routes.customs()).into_iter().flatten();
+    let left: Vec<_> = customs.filter(|(domain, app)| removed.contains(app) && !settled.contains(domain)).collect();
+    left.into_iter()
+}
+
 fn covering<'a>(domains: &'a [DomainName], name: &str) -> Option<&'a DomainName> {
     domains.iter().find(|suffix| {
         name.strip_suffix(suffix.as_str()).is_some_and(|before| before.is_empty() || before.ends_with('.'))
@@ -229,7 +254,13 @@ fn table_app(record: &AppRecord, places: &Places) -> Result<App, String> {
     })
 }
 
-/// The whole table of a store. Records that name a host that is not there are left out and told.
+/// Custom domains of applications that the store does not have. No change makes any; an earlier version's could.
+pub fn orphans(contents: &Contents) -> Vec<(DomainName, AppName)> {
+    let apps: HashSet<&AppName> = contents.apps.iter().map(|app| &app.name).collect();
+    contents.customs.iter().filter(|(_, app)| !apps.contains(app)).cloned().collect()
+}
+
+/// The whole table of a store. Records that name a host or an application that is not there are left out and told.
 pub fn whole(contents: Contents) -> (TableContents, Vec<String>) {
     let mut told = Vec::new();
     let hosts: Vec<Host> = contents.hosts.iter().filter_map(|record| table_host(record, &mut told)).collect();
@@ -241,7 +272,10 @@ pub fn whole(contents: Contents) -> (TableContents, Vec<String>) {
             Err(reason) => told.push(format!("application {}: {reason}", record.name)),
         }
     }
-    (TableContents { hosts, domains: contents.domains, apps, customs: contents.customs }, told)
+    let there: HashSet<&AppName> = apps.iter().map(|app| &app.name).collect();
+    let (customs, without): (Vec<_>, Vec<_>) = contents.customs.into_iter().partition(|(_, app)| there.contains(app));
+    told.extend(without.iter().map(|(domain, app)| format!("custom domain {domain}: there is no application {app}")));
+    (TableContents { hosts, domains: contents.domains, apps, customs }, told)
 }
 
 fn table_host(record: &HostRecord, told: &mut Vec<String>) -> Option<Host> {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use steady_lb::control::ControlError;
-use steady_lb::store::{Commit, HostRecord, Write};
+use steady_lb::store::sqlite::SqliteStore;
+use steady_lb::store::{Commit, HostRecord, Store, Write};
 use steady_table::DomainName;
 use support::*;
 
@@ -329,6 +330,61 @@ async fn a_move_keeps_its_steps_while_the_table_cannot_be_written() {
     until("\"done\":true").await;
     let record = life.edge.store().app(name(APP)).await.unwrap().unwrap();
     assert_eq!((record.host.as_str(), record.generation, record.moving), ("h2", 2, None));
+    life.assert_consistent(&world).await;
+}
+
+#[tokio::test]
+async fn an_application_does_not_go_while_a_custom_domain_serves_it() {
+    let (world, _dir, life) = deployed(true).await;
+    let control = &life.edge.control;
+    let custom = DomainName::new("shop.example").unwrap();
+    control.commit(change(vec![put_custom("shop.example")])).await.unwrap();
+    let refused = control.commit(change(vec![Write::RemoveApp(name(APP))])).await;
+    let Err(ControlError::Refused(reasons)) = refused else { panic!("{refused:?}") };
+    assert!(reasons.len() == 1 && reasons[0].contains("shop.example"), "{reasons:?}");
+    assert!(!control.published().behind);
+    life.assert_consistent(&world).await;
+    // Not with another's removal either, but with its own.
+    control.commit(change(vec![put_custom("too.example")])).await.unwrap();
+    let one = vec![Write::RemoveCustom(custom.clone()), Write::RemoveApp(name(APP))];
+    assert!(matches!(control.commit(change(one)).await, Err(ControlError::Refused(_))));
+    let too = DomainName::new("too.example").unwrap();
+    let both = vec![Write::RemoveCustom(custom), Write::RemoveApp(name(APP)), Write::RemoveCustom(too)];
+    control.commit(change(both)).await.unwrap();
+    assert_eq!(place(&life.plane.newest()), "nowhere");
+}
+
+#[tokio::test]
+async fn a_custom_domain_that_comes_while_its_application_is_removed_goes_with_it() {
+    let (world, _dir, life) = deployed(true).await;
+    let ((read, was_read), (go_on, told)) = (tokio::sync::oneshot::channel(), tokio::sync::oneshot::channel());
+    *world.customs_read.lock().unwrap() = Some((read, told));
+    let meddle = async {
+        was_read.await.unwrap();
+        life.edge.control.commit(change(vec![put_custom("shop.example")])).await.unwrap();
+        go_on.send(()).unwrap();
+    };
+    let (lines, ()) = tokio::join!(life.remove(), meddle);
+    assert!(done(&lines), "{lines:#?}");
+    assert!(life.edge.store().load().await.unwrap().customs.is_empty());
+    assert!(!life.edge.control.published().behind);
+    life.assert_consistent(&world).await;
+}
+
+#[tokio::test]
+async fn a_store_with_a_custom_domain_of_no_application_is_served_without_it() {
+    let world = World::new(false);
+    Agent::start(&world, "h1").await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&dir.path().join("store.db")).unwrap();
+    store.commit(change(vec![put_custom("shop.example")])).await.unwrap();
+    drop(store);
+    let life = Life::begin(&world, dir.path(), Fuse::new(u64::MAX)).await;
+    assert!(life.edge.store().load().await.unwrap().customs.is_empty());
+    // One of that name begins without it, and can be removed again.
+    assert!(done(&life.deploy_shop("one").await));
+    assert_eq!(life.plane.newest().routes.custom_count(), 0);
+    assert!(done(&life.remove().await));
     life.assert_consistent(&world).await;
 }
 

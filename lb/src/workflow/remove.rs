@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use steady_table::{AppName, DomainName};
 
 use super::deploy::discard;
 use super::{AppLock, Failure, Flow, Progress};
@@ -71,12 +72,22 @@ impl Flow<RemoveState> {
 
     async fn route(&mut self, edge: &Edge) -> Result<(), Failure> {
         let app = self.app().clone();
-        let customs = edge.store().customs_of(app.clone()).await;
-        let customs = customs.map_err(|error| Failure::new("route", "the store failed", error))?;
-        let mut writes: Vec<Write> = customs.into_iter().map(Write::RemoveCustom).collect();
-        writes.push(Write::RemoveApp(app.clone()));
+        let mut known = customs(edge, &app).await?;
         self.state.next = Step::Settle;
-        self.enter(edge, "route", writes, format!("{app} is removed")).await
+        loop {
+            let mut writes: Vec<Write> = known.iter().cloned().map(Write::RemoveCustom).collect();
+            writes.push(Write::RemoveApp(app.clone()));
+            let refused = match self.enter(edge, "route", writes, format!("{app} is removed")).await {
+                Err(failure) if !failure.stopped => failure,
+                result => return result,
+            };
+            // A custom domain may have come or gone since they were looked at: that is no reason to leave it.
+            let now = customs(edge, &app).await?;
+            if now == known {
+                return Err(refused);
+            }
+            known = now;
+        }
     }
 
     async fn forget(&mut self, edge: &Edge) -> Result<(), Failure> {
@@ -93,4 +104,9 @@ impl Flow<RemoveState> {
         self.done("forget", &host, detail);
         Ok(())
     }
+}
+
+async fn customs(edge: &Edge, app: &AppName) -> Result<Vec<DomainName>, Failure> {
+    let customs = edge.store().customs_of(app.clone()).await;
+    customs.map_err(|error| Failure::new("route", "the store failed", error))
 }

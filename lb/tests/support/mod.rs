@@ -36,7 +36,7 @@ use steady_lb::store::*;
 use steady_lb::workflow::{Tracker, resume_all};
 use steady_proxy::sample::{Kind as SampleKind, Sample, Samples};
 use steady_table::{AppName, DomainName, TableDir};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub const APP: &str = "shop";
 /// Nothing here takes this long unless it hangs.
@@ -85,6 +85,8 @@ pub struct World {
     pub agents: Mutex<Vec<Arc<Agent>>>,
     /// Answers to give instead: the n-th call from now, its status, and whether it has its effect all the same.
     pub fault: Mutex<Option<(u64, u16, bool)>>,
+    /// Told when the edge has read an application's custom domains, which it sees only when this says so.
+    pub customs_read: Mutex<Option<(oneshot::Sender<()>, oneshot::Receiver<()>)>>,
 }
 
 impl World {
@@ -96,6 +98,7 @@ impl World {
             exclusive,
             agents: Mutex::default(),
             fault: Mutex::default(),
+            customs_read: Mutex::default(),
         })
     }
 
@@ -480,6 +483,7 @@ impl Plane for FakePlane {
 struct FusedStore {
     inner: SqliteStore,
     fuse: Arc<Fuse>,
+    world: Arc<World>,
 }
 
 impl Store for FusedStore {
@@ -505,7 +509,15 @@ impl Store for FusedStore {
         self.inner.counts()
     }
     fn customs_of(&self, app: AppName) -> BoxFuture<'_, Result<Vec<DomainName>>> {
-        self.inner.customs_of(app)
+        Box::pin(async move {
+            let customs = self.inner.customs_of(app).await;
+            let gate = self.world.customs_read.lock().unwrap().take();
+            if let Some((read, go_on)) = gate {
+                read.send(()).unwrap();
+                go_on.await.unwrap();
+            }
+            customs
+        })
     }
     fn uses_bundle(&self, digest: String) -> BoxFuture<'_, Result<bool>> {
         self.inner.uses_bundle(digest)
@@ -573,7 +585,8 @@ impl Life {
         assert!(damage.is_empty(), "{damage:?}");
         let open = SqliteStore::open(&dir.join("store.db")).unwrap();
         let (table, routes) = reconcile_table(table, routes.map(Arc::new), &open).await.map_err(|(_, e)| e).unwrap();
-        let store: Arc<dyn Store> = Arc::new(FusedStore { inner: open, fuse: Arc::clone(&fuse) });
+        let store: Arc<dyn Store> =
+            Arc::new(FusedStore { inner: open, fuse: Arc::clone(&fuse), world: Arc::clone(world) });
         let metrics = Arc::new(Metrics::new("0.1.0", "epoll"));
         let config = config(dir);
         let initial = Initial { routes, certs: Certs::default(), cluster: None, settings: config.settings() };

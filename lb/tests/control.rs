@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use steady_lb::control::ControlError;
 use steady_lb::store::sqlite::SqliteStore;
 use steady_lb::store::{Commit, HostRecord, Store, Write};
+use steady_lb::workflow::Tracker;
 use steady_table::DomainName;
 use support::*;
 
@@ -180,6 +181,26 @@ async fn an_exclusive_application_leaves_a_dead_host_only_by_force_and_the_host_
     life.until(|| h1.app().unwrap().role == "absent").await;
     life.quiesce(&world).await;
     life.assert_consistent(&world).await;
+}
+
+#[tokio::test]
+async fn force_is_of_the_move_that_brought_it_and_gone_when_that_is_refused() {
+    let (_world, _dir, life) = deployed(true).await;
+    let workflows = &life.edge.workflows;
+    let lock = Tracker::try_lock(&life.edge, &name(APP)).unwrap();
+    // Two that will be refused: it is there already, and there is no such host.
+    let (one, two, ()) = tokio::join!(
+        life.move_with(json!({"to": "h1", "force": true})),
+        life.move_with(json!({"to": "h7", "force": true})),
+        async {
+            while workflows.waiting_forced(&name(APP)) < 2 {
+                tokio::task::yield_now().await;
+            }
+            drop(lock);
+        },
+    );
+    assert!(one.last().unwrap()["error"].is_string() && two.last().unwrap()["error"].is_string(), "{one:#?} {two:#?}");
+    assert_eq!(workflows.waiting_forced(&name(APP)), 0, "a later move would skip the drain of a host that is down");
 }
 
 #[tokio::test]

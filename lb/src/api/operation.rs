@@ -87,9 +87,8 @@ async fn drive(
     let lock = match Tracker::try_lock(&edge, &app) {
         Some(lock) => lock,
         None => {
-            if matches!(operation, Operation::Move { force: true, .. }) {
-                edge.workflows.force(&app);
-            }
+            let forces = matches!(operation, Operation::Move { force: true, .. });
+            let _forcing = forces.then(|| Tracker::force(&edge, &app));
             progress.line("wait", "", "another change of this application is under way", begun.elapsed());
             let _ = started.take().map(|started| started.send(Ok(())));
             Tracker::lock(&edge, &app).await

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use dashmap::{DashMap, DashSet};
+use dashmap::DashMap;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use steady_table::AppName;
@@ -57,8 +57,8 @@ impl Failure {
 #[derive(Debug, Default)]
 pub struct Tracker {
     locks: DashMap<AppName, Arc<Mutex<()>>>,
-    /// Applications whose move the operator wants to go on without its dead host.
-    forced: DashSet<AppName>,
+    /// Applications for whose lock forced moves wait, and how many: a move under way goes on without its dead host.
+    forced: DashMap<AppName, usize>,
     open: AtomicUsize,
 }
 
@@ -100,13 +100,36 @@ impl Tracker {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Lets a move that waits for a dead host go on without it.
-    pub fn force(&self, app: &AppName) {
-        self.forced.insert(app.clone());
+    /// Lets a move that waits for a dead host go on without it, as long as what comes back lives: while another one that
+    /// was forced waits its turn. So nothing of it is left to moves that come later, whatever becomes of that one.
+    pub fn force(edge: &Arc<Edge>, app: &AppName) -> Forcing {
+        *edge.workflows.forced.entry(app.clone()).or_default() += 1;
+        Forcing { app: app.clone(), edge: Arc::clone(edge) }
+    }
+
+    /// How many moves that were forced wait for the application's lock.
+    pub fn waiting_forced(&self, app: &AppName) -> usize {
+        self.forced.get(app).map_or(0, |waiting| *waiting)
     }
 
     fn is_forced(&self, app: &AppName) -> bool {
-        self.forced.contains(app)
+        self.forced.contains_key(app)
+    }
+}
+
+/// See [`Tracker::force`].
+#[derive(Debug)]
+pub struct Forcing {
+    app: AppName,
+    edge: Arc<Edge>,
+}
+
+impl Drop for Forcing {
+    fn drop(&mut self) {
+        self.edge.workflows.forced.remove_if_mut(&self.app, |_, waiting| {
+            *waiting -= 1;
+            *waiting == 0
+        });
     }
 }
 
@@ -273,7 +296,6 @@ impl<S: Serialize + DeserializeOwned + Send> Flow<S> {
         self.record.error = outcome.as_ref().err().map(|failure| format!("{}: {}", failure.what, failure.detail));
         self.enter(edge, "end", Vec::new(), String::new()).await?;
         edge.workflows.open.fetch_sub(1, Ordering::Relaxed);
-        edge.workflows.forced.remove(&self.record.app);
         edge.metrics.workflow_ended(self.record.kind, outcome.is_ok(), self.begun.elapsed());
         match &outcome {
             Ok(()) => tracing::info!(app = %self.record.app, kind = %self.record.kind, "done"),

@@ -9,7 +9,7 @@ use std::io::{self, BufReader, Read};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use flate2::read::GzDecoder;
+use flate2::read::MultiGzDecoder;
 use futures_util::{Stream, StreamExt};
 use sha2::{Digest, Sha256};
 use tar::EntryType;
@@ -179,7 +179,7 @@ impl Bundles {
 /// Reads a whole bundle and refuses what a host would refuse. Whether its application is exclusive.
 fn inspect(file: File) -> Result<bool, BundleError> {
     let unreadable = |error: io::Error| BundleError::Unreadable(error.to_string());
-    let measured = Measured { inner: GzDecoder::new(BufReader::new(file)), left: BUNDLE_UNPACKED_BYTES };
+    let measured = Measured { inner: MultiGzDecoder::new(BufReader::new(file)), left: BUNDLE_UNPACKED_BYTES };
     let mut archive = tar::Archive::new(measured);
     let (mut entries, mut files, mut exclusive) = (0_u64, 0_u64, false);
     for entry in archive.entries().map_err(unreadable)? {
@@ -210,7 +210,11 @@ fn inspect(file: File) -> Result<bool, BundleError> {
             EntryType::XGlobalHeader => {}
             _ => return Err(refuse("is neither a file, a directory nor a link")),
         }
-        if inside == Path::new("steady.toml") && entry.header().entry_type().is_file() {
+        if inside == Path::new("steady.toml") {
+            // Read here and, from what it unpacked, by the host: both must find the same.
+            if entry.header().entry_type() != EntryType::Regular {
+                return Err(refuse("must be a regular file: put its text there, not a link to it"));
+            }
             exclusive = read_manifest(&mut entry)?;
         }
         io::copy(&mut entry, &mut io::sink()).map_err(unreadable)?;
@@ -355,6 +359,45 @@ mod tests {
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
         receive(&bundles, link("a/b/l", "../../x", EntryType::Symlink)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_manifest_that_the_host_would_read_otherwise_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let bundles = Bundles::open(dir.path().into()).unwrap();
+        for kind in [EntryType::Symlink, EntryType::Link] {
+            for path in ["steady.toml", "./steady.toml"] {
+                let refused = receive(&bundles, link(path, "conf/steady.toml", kind)).await.unwrap_err();
+                assert!(matches!(refused, BundleError::Entry { .. }) && refused.status() == 422, "{kind:?}: {refused}");
+                assert!(refused.to_string().contains("must be a regular file"), "{refused}");
+            }
+        }
+        let mut builder = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+        let text = "exclusive = true\n";
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(EntryType::Continuous);
+        header.set_size(text.len() as u64);
+        builder.append_data(&mut header, "steady.toml", text.as_bytes()).unwrap();
+        let packed = builder.into_inner().unwrap().finish().unwrap();
+        assert!(matches!(receive(&bundles, packed).await.unwrap_err(), BundleError::Entry { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_manifest_in_a_later_part_of_the_gzip_counts_as_it_does_on_the_host() {
+        let dir = tempfile::tempdir().unwrap();
+        let bundles = Bundles::open(dir.path().into()).unwrap();
+        let whole = pack(&[("index.ts", "x"), ("steady.toml", "exclusive = true\n")]);
+        let mut tar = Vec::new();
+        flate2::read::GzDecoder::new(&whole[..]).read_to_end(&mut tar).unwrap();
+        // A header and one block: the file before the manifest.
+        let (first, second) = tar.split_at(1024);
+        let mut parts = Vec::new();
+        for part in [first, second] {
+            let mut gzip = flate2::write::GzEncoder::new(&mut parts, flate2::Compression::fast());
+            io::Write::write_all(&mut gzip, part).unwrap();
+            gzip.finish().unwrap();
+        }
+        assert!(receive(&bundles, parts).await.unwrap().exclusive);
     }
 
     #[tokio::test]

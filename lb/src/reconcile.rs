@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
 use steady_table::AppName;
+use tokio::sync::watch;
 
 use crate::agents::HostHandle;
 use crate::agents::client::{AgentError, AppStatus, Placement, Role};
@@ -75,21 +76,73 @@ enum NotYet {
     Busy(usize),
 }
 
-/// Puts a host right; tried again until it is, or the host is gone again. `claims`: what it has, where it just said so.
-pub async fn host_returned(edge: Arc<Edge>, host: String, mut claims: Option<Vec<AppStatus>>) {
+/// What a host just said that it has; `None`: it is asked.
+type Claims = Option<Vec<AppStatus>>;
+
+/// Puts hosts right as they return: one task a host, however often it does. One that tries again is woken by a newer return.
+#[derive(Debug)]
+pub struct Returns {
+    edge: Arc<Edge>,
+    hosts: HashMap<String, watch::Sender<Claims>>,
+}
+
+impl Returns {
+    pub fn new(edge: Arc<Edge>) -> Returns {
+        Returns { edge, hosts: HashMap::new() }
+    }
+
+    /// Has the host put right; of what it said, the newest counts.
+    pub fn returned(&mut self, host: String, claims: Claims) {
+        // The task of a host that is known no more ends with its sender.
+        self.hosts.retain(|name, news| !news.is_closed() && self.edge.hosts.find(name).is_some());
+        if let Some(news) = self.hosts.get(&host) {
+            news.send_replace(claims);
+            return;
+        }
+        let (news, mut told) = watch::channel(claims);
+        told.mark_changed();
+        let (edge, name) = (Arc::clone(&self.edge), host.clone());
+        tokio::spawn(async move {
+            while told.changed().await.is_ok() {
+                put_right(&edge, &name, &mut told).await;
+            }
+        });
+        self.hosts.insert(host, news);
+    }
+}
+
+/// Puts a host right that has just returned.
+pub async fn host_returned(edge: Arc<Edge>, host: String, claims: Claims) {
+    let (_no_news, mut told) = watch::channel(claims);
+    put_right(&edge, &host, &mut told).await;
+}
+
+/// Puts a host right; tried again until it is, or the host is gone again.
+async fn put_right(edge: &Arc<Edge>, host: &str, told: &mut watch::Receiver<Claims>) {
     let mut pause = RETRY_FIRST;
+    let mut claims = told.borrow_and_update().clone();
     loop {
-        let Some(handle) = edge.hosts.find(&host) else { return };
-        match pass(&edge, &handle, claims.take()).await {
+        let Some(handle) = edge.hosts.find(host) else { return };
+        match pass(edge, &handle, claims.take()).await {
             Ok(()) => return,
             Err(NotYet::Store(StoreError::Closed) | NotYet::Control(ControlError::Stopped)) => return,
             Err(error) => tracing::info!(host, %error, "the host is not as it should be yet"),
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(RETRY_MOST);
-        // When it comes back it is announced again.
-        if edge.hosts.state(&host) != HostState::Up {
-            return;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {
+                pause = (pause * 2).min(RETRY_MOST);
+                // When it comes back it is announced again.
+                if edge.hosts.state(host) != HostState::Up {
+                    return;
+                }
+            }
+            news = told.changed() => {
+                if news.is_err() {
+                    return;
+                }
+                claims = told.borrow_and_update().clone();
+                pause = RETRY_FIRST;
+            }
         }
     }
 }

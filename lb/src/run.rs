@@ -29,7 +29,7 @@ use crate::control::{Control, ControlError, Initial, Published, publish_first, r
 use crate::edge::{Clock, Edge, Facts};
 use crate::limits::{SETTLE, UPGRADE_API, UPGRADE_GIVE_UP};
 use crate::metrics::Metrics;
-use crate::reconcile::host_returned;
+use crate::reconcile::Returns;
 use crate::reports::{Reports, follow};
 use crate::signals::Order;
 use crate::snapshot::{HostState, Plane};
@@ -609,6 +609,7 @@ async fn sweep_bundles(edge: &Edge, contents: &Contents) {
 
 /// Carries what the watch finds to the workers, and puts hosts right that return.
 async fn follow_hosts(edge: Arc<Edge>, mut events: mpsc::Receiver<HostEvent>) {
+    let mut returns = Returns::new(Arc::clone(&edge));
     while let Some(event) = events.recv().await {
         match event {
             HostEvent::State { host, state } => {
@@ -619,9 +620,7 @@ async fn follow_hosts(edge: Arc<Edge>, mut events: mpsc::Receiver<HostEvent>) {
                 }
                 edge.control.set_host(&host, state).await;
             }
-            HostEvent::Returned { host, claims } => {
-                tokio::spawn(host_returned(Arc::clone(&edge), host, claims));
-            }
+            HostEvent::Returned { host, claims } => returns.returned(host, claims),
         }
     }
 }

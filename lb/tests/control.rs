@@ -6,7 +6,9 @@ mod support;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use steady_lb::agents::health::HostEvent;
 use steady_lb::control::ControlError;
+use steady_lb::snapshot::HostState;
 use steady_lb::store::sqlite::SqliteStore;
 use steady_lb::store::{Commit, HostRecord, Store, Write};
 use steady_lb::workflow::Tracker;
@@ -170,7 +172,7 @@ async fn an_exclusive_application_leaves_a_dead_host_only_by_force_and_the_host_
     let (world, _dir, life) = deployed(true).await;
     let h1 = agent(&world, "h1");
     h1.die();
-    life.until(|| life.edge.hosts.state("h1") == steady_lb::snapshot::HostState::Down).await;
+    life.until(|| life.edge.hosts.state("h1") == HostState::Down).await;
     let refused = life.move_to("h2").await;
     assert_eq!(refused[0]["status"], 409);
     assert!(refused[0]["detail"].as_str().unwrap().contains("force"), "{refused:?}");
@@ -207,7 +209,7 @@ async fn force_is_of_the_move_that_brought_it_and_gone_when_that_is_refused() {
 async fn a_host_whose_agent_is_silent_but_serves_is_not_taken_for_dead() {
     let (world, _dir, life) = deployed(true).await;
     agent(&world, "h1").mute();
-    life.until(|| life.edge.hosts.state("h1") == steady_lb::snapshot::HostState::Suspected).await;
+    life.until(|| life.edge.hosts.state("h1") == HostState::Suspected).await;
     let refused = life.move_with(json!({"to": "h2", "force": true})).await;
     assert_eq!(refused[0]["status"], 409);
     life.assert_consistent(&world).await;
@@ -218,7 +220,7 @@ async fn an_ordinary_application_leaves_a_dead_host_without_asking() {
     let (world, _dir, life) = deployed(false).await;
     let h1 = agent(&world, "h1");
     h1.die();
-    life.until(|| life.edge.hosts.state("h1") == steady_lb::snapshot::HostState::Down).await;
+    life.until(|| life.edge.hosts.state("h1") == HostState::Down).await;
     let lines = life.move_to("h2").await;
     assert!(done(&lines), "{lines:#?}");
     h1.revive().await;
@@ -232,12 +234,35 @@ async fn a_host_that_lost_everything_gets_its_applications_again() {
     let (world, _dir, life) = deployed(true).await;
     let h1 = agent(&world, "h1");
     h1.die();
-    life.until(|| life.edge.hosts.state("h1") == steady_lb::snapshot::HostState::Down).await;
+    life.until(|| life.edge.hosts.state("h1") == HostState::Down).await;
     h1.apps.lock().unwrap().clear();
     h1.bundles.lock().unwrap().clear();
     h1.revive().await;
     life.until(|| world.owners() == [("h1".to_owned(), 1, 1)]).await;
     life.quiesce(&world).await;
+    life.assert_consistent(&world).await;
+}
+
+#[tokio::test]
+async fn a_host_that_returns_again_and_again_is_put_right_by_one_task() {
+    let (world, _dir, life) = deployed(true).await;
+    let lock = Tracker::try_lock(&life.edge, &name(APP)).unwrap();
+    agent(&world, "h1").apps.lock().unwrap().clear();
+    // Each task holds the edge.
+    let before = Arc::strong_count(&life.edge);
+    for _ in 0..50 {
+        let returned = HostEvent::Returned { host: "h1".into(), claims: None };
+        life.edge.host_events.send(returned).await.unwrap();
+    }
+    // What comes behind them is seen when they were.
+    let last = HostEvent::State { host: "h1".into(), state: HostState::Suspected };
+    life.edge.host_events.send(last).await.unwrap();
+    life.until(|| life.plane.newest().hosts[0] == HostState::Suspected).await;
+    let tasks = Arc::strong_count(&life.edge).saturating_sub(before);
+    assert!(tasks <= 2, "{tasks} tasks for two hosts");
+    // The last return is not lost: what the host lost is given again when the application is free.
+    drop(lock);
+    life.until(|| world.owners() == [("h1".to_owned(), 1, 1)]).await;
     life.assert_consistent(&world).await;
 }
 

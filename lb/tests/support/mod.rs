@@ -663,13 +663,12 @@ impl Life {
             tokio::spawn(watch_host(Arc::clone(&self.edge.hosts), handle, pace, self.edge.host_events.clone()));
         }
         let edge = Arc::clone(&self.edge);
+        let mut returns = steady_lb::reconcile::Returns::new(Arc::clone(&edge));
         tokio::spawn(async move {
             while let Some(event) = events.recv().await {
                 match event {
                     HostEvent::State { host, state } => edge.control.set_host(&host, state).await,
-                    HostEvent::Returned { host, claims } => {
-                        tokio::spawn(steady_lb::reconcile::host_returned(Arc::clone(&edge), host, claims));
-                    }
+                    HostEvent::Returned { host, claims } => returns.returned(host, claims),
                 }
             }
         });

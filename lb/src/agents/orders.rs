@@ -21,7 +21,7 @@ use steady_cluster::channel::talk::{AppEvent, Event, MODE, Order, Outcome, PATH,
 use steady_stream::io::{Call, Lane, Link, Names, OpenError, Standing};
 use steady_stream::{App, Batch, Faults, Inbox, InboxError, Mode, SendError, StreamId};
 use tokio::runtime::Handle;
-use tokio::sync::{OnceCell, oneshot};
+use tokio::sync::oneshot;
 
 use crate::store::{Commit, EventRecord, Store, Write};
 
@@ -41,7 +41,9 @@ pub struct Streams {
 pub struct Orders {
     host: String,
     streams: Streams,
-    link: OnceCell<Link>,
+    /// In use, since it was first needed. One that has ended, because its disk was full or failed, is opened anew.
+    link: Mutex<Option<Link>>,
+    opening: tokio::sync::Mutex<()>,
     shared: Arc<Shared>,
     ids: AtomicU64,
     /// By application: the order that stays in the log with nobody waiting, and its generation.
@@ -82,7 +84,8 @@ impl Orders {
         Orders {
             host: host.to_owned(),
             streams,
-            link: OnceCell::new(),
+            link: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
             shared: Arc::default(),
             ids,
             left: Mutex::default(),
@@ -91,7 +94,7 @@ impl Orders {
 
     /// How the link stands; `None` before it was first needed.
     pub fn standing(&self) -> Option<Standing> {
-        self.link.get().and_then(|link| link.standing(Mode(MODE)))
+        lock(&self.link).as_ref().and_then(|link| link.standing(Mode(MODE)))
     }
 
     pub fn capacity(&self) -> Option<Capacity> {
@@ -190,8 +193,18 @@ impl Orders {
         left.entry(app.to_owned()).or_insert((generation, call));
     }
 
-    async fn link(&self) -> Result<&Link, OpenError> {
-        self.link.get_or_try_init(|| self.open()).await
+    async fn link(&self) -> Result<Link, OpenError> {
+        let in_use = || lock(&self.link).clone().filter(|link| !link.is_over());
+        if let Some(link) = in_use() {
+            return Ok(link);
+        }
+        let _alone = self.opening.lock().await;
+        if let Some(link) = in_use() {
+            return Ok(link);
+        }
+        let link = self.open().await?;
+        *lock(&self.link) = Some(link.clone());
+        Ok(link)
     }
 
     async fn open(&self) -> Result<Link, OpenError> {

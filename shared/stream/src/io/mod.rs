@@ -213,6 +213,12 @@ impl Link {
         &self.names
     }
 
+    /// Whether the link has ended: nothing more is taken, and its directory is free to be opened again.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.commands.is_closed()
+    }
+
     /// The sender of one mode.
     #[must_use]
     pub fn sender(&self, mode: Mode) -> Sender {

@@ -125,11 +125,13 @@ pub struct Problem {
     detail: String,
     /// The last output of the process that could not be.
     output: Option<String>,
+    /// What is known here, where that is the reason.
+    generation: Option<u64>,
 }
 
 impl Problem {
     fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), output: None }
+        Self { status, detail: detail.into(), output: None, generation: None }
     }
 }
 
@@ -141,6 +143,9 @@ impl IntoResponse for Problem {
         if let Some(output) = self.output {
             body["output"] = output.into();
         }
+        if let Some(generation) = self.generation {
+            body["generation"] = generation.into();
+        }
         (self.status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
     }
 }
@@ -148,7 +153,7 @@ impl IntoResponse for Problem {
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Problem::new(status, refusal.to_string())
+        Problem { generation: refusal.known(), ..Problem::new(status, refusal.to_string()) }
     }
 }
 
@@ -347,9 +352,8 @@ async fn wait_until_ready(
     match tokio::time::timeout(wait, heard).await {
         Ok(Ok(Ok(()))) => Ok(()),
         Ok(Ok(Err(failure))) => Err(Problem {
-            status: StatusCode::UNPROCESSABLE_ENTITY,
-            detail: failure.reason,
             output: Some(failure.output),
+            ..Problem::new(StatusCode::UNPROCESSABLE_ENTITY, failure.reason)
         }),
         Ok(Err(_)) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping")),
         Err(_) => {

@@ -365,5 +365,6 @@ impl Doing {
 }
 
 fn refused(refusal: &Refusal) -> Outcome {
-    Outcome { status: refusal.status(), detail: refusal.to_string(), ..Outcome::default() }
+    let (status, detail, generation) = (refusal.status(), refusal.to_string(), refusal.known());
+    Outcome { status, detail, generation, ..Outcome::default() }
 }

@@ -1,7 +1,8 @@
 //! When a host returns: what it has is compared with what the store says it should have, and put right.
 //!
 //! What to do is decided without I/O ([`decide`]): stale claims are deleted, missing or older placements are given again, and
-//! what this store never knew is left alone and told, because deleting it could destroy what another edge owns. An
+//! what this store never knew is left alone and told, because deleting it could destroy what another edge owns, or what came
+//! after the copy of the store that was put back. An
 //! application that has a workflow under way is that workflow's business.
 
 use std::collections::HashMap;
@@ -29,6 +30,9 @@ pub enum Repair {
     OwnAbove(u64),
     /// It lives elsewhere, or nowhere any more: the host forgets it.
     Forget { generation: u64 },
+    /// By the store it lives elsewhere, but the host's generation is one that the store never gave out: the store is the older
+    /// of the two, and what the host has is not its to delete.
+    Ahead { generation: u64 },
     /// This store never knew it.
     Unknown,
 }
@@ -54,6 +58,9 @@ pub fn decide(host: &str, record: Option<&AppRecord>, claim: Option<&AppStatus>,
                 _ => Some(Repair::Own),
             }
         }
+        (Some(record), Some(claim)) if claim.generation > numbers.generation.max(record.generation) => {
+            Some(Repair::Ahead { generation: claim.generation })
+        }
         (Some(record), Some(claim)) => Some(Repair::Forget { generation: record.generation.max(claim.generation) }),
         (None, Some(claim)) if numbers.generation >= claim.generation => {
             Some(Repair::Forget { generation: numbers.generation })
@@ -65,7 +72,7 @@ pub fn decide(host: &str, record: Option<&AppRecord>, claim: Option<&AppStatus>,
 
 /// Why a host is not put right yet.
 #[derive(Debug, thiserror::Error)]
-enum NotYet {
+pub(crate) enum NotYet {
     #[error(transparent)]
     Agent(#[from] AgentError),
     #[error(transparent)]
@@ -74,6 +81,15 @@ enum NotYet {
     Control(#[from] ControlError),
     #[error("{0} of its applications have a workflow under way")]
     Busy(usize),
+    #[error(
+        "this store is an older copy: {host} has {app} with generation {generation}, which it never gave out. Put a newer copy back; or save \
+         what {host} has of it, and have its agent forget it (DELETE /v1/apps/{app}?generation={generation})"
+    )]
+    Ahead { app: AppName, host: String, generation: u64 },
+    #[error(
+        "this store is an older copy, and {host} may have what came after it but cannot be asked ({error}): start it, or remove it for good"
+    )]
+    Unasked { host: String, error: AgentError },
 }
 
 /// What a host just said that it has; `None`: it is asked.
@@ -188,9 +204,14 @@ async fn one(edge: &Arc<Edge>, handle: &HostHandle, name: &AppName, claim: Optio
     let record = edge.store().app(name.clone()).await?;
     let numbers = edge.store().numbers(name.clone()).await?;
     let Some(repair) = decide(host, record.as_ref(), claim, numbers) else { return Ok(()) };
+    let repair_is_left = matches!(repair, Repair::Ahead { .. });
     tracing::warn!(app = %name, host, ?repair, "a host has something other than the store says");
     match mend(edge, handle, name, record, numbers, repair).await {
         Ok(()) => edge.metrics.reconciled(),
+        // Nothing that is tried again here helps; the next time that it returns it is told again.
+        Err(error @ NotYet::Ahead { .. }) if repair_is_left => {
+            tracing::error!(app = %name, host, %error, "it is left alone")
+        }
         // One that cannot run there stays its host's to report; the others go on.
         Err(NotYet::Agent(error)) if !error.is_transient() => {
             tracing::error!(app = %name, host, %error, "an application could not be put right");
@@ -210,20 +231,65 @@ async fn mend(
 ) -> Result<(), NotYet> {
     match (repair, record) {
         (Repair::Forget { generation }, _) => Ok(handle.client.delete(name, generation).await?),
-        (Repair::Own, Some(record)) => own(edge, handle, &record).await,
-        (Repair::OwnAbove(seen), Some(mut record)) => {
-            record.generation = seen.max(numbers.generation) + 1;
-            record.updated_at = edge.now();
-            let what = format!("{name} on {} has generation {}", record.host, record.generation);
-            let writes = vec![Write::PutApp(record.clone())];
-            edge.control.commit(Commit { at_ms: edge.now(), what, expect: Vec::new(), writes }).await?;
-            own(edge, handle, &record).await
+        (Repair::Ahead { generation }, _) => {
+            let (app, host) = (name.clone(), handle.record.name.clone());
+            Err(NotYet::Ahead { app, host, generation })
         }
+        (Repair::Own, Some(record)) => match own(edge, handle, &record).await {
+            // Of what has left it a host shows nothing until it is asked to take it again.
+            Err(NotYet::Agent(AgentError::Stale { known: Some(known), .. })) => {
+                own_above(edge, handle, record, numbers, known).await
+            }
+            result => result,
+        },
+        (Repair::OwnAbove(seen), Some(record)) => own_above(edge, handle, record, numbers, seen).await,
         (Repair::Unknown, _) | (_, None) => {
             tracing::warn!(app = %name, host = handle.record.name, "this edge never knew that application; it is left alone");
             Ok(())
         }
     }
+}
+
+async fn own_above(
+    edge: &Edge,
+    handle: &HostHandle,
+    record: AppRecord,
+    numbers: Numbers,
+    seen: u64,
+) -> Result<(), NotYet> {
+    let record = above(edge, record, numbers, seen).await?;
+    let what = format!("{} on {} has generation {}", record.name, record.host, record.generation);
+    let writes = vec![Write::PutApp(record.clone())];
+    edge.control.commit(Commit { at_ms: edge.now(), what, expect: Vec::new(), writes }).await?;
+    own(edge, handle, &record).await
+}
+
+/// The application's record with a generation above what its host has `seen` and what the store gave out. Where the store never
+/// gave out what was seen, it is an older copy, and the application may have gone to another host since: then every other
+/// host must say first that it has nothing newer, or that would be deleted as stale from now on.
+pub(crate) async fn above(
+    edge: &Edge,
+    mut record: AppRecord,
+    numbers: Numbers,
+    seen: u64,
+) -> Result<AppRecord, NotYet> {
+    let known = numbers.generation.max(record.generation);
+    if seen > known {
+        for other in edge.hosts.all().into_iter().filter(|other| other.record.name != record.host) {
+            let host = other.record.name.clone();
+            let apps = other.client.apps(AGENT_ANSWER).await;
+            let apps = apps.map_err(|error| NotYet::Unasked { host: host.clone(), error })?;
+            let newer = |claim: &AppStatus| {
+                claim.name == record.name.as_str() && claim.role != Role::Absent && claim.generation > known
+            };
+            if let Some(claim) = apps.into_iter().find(newer) {
+                return Err(NotYet::Ahead { app: record.name, host, generation: claim.generation });
+            }
+        }
+    }
+    record.generation = seen.max(known) + 1;
+    record.updated_at = edge.now();
+    Ok(record)
 }
 
 async fn own(edge: &Edge, handle: &HostHandle, record: &AppRecord) -> Result<(), NotYet> {
@@ -279,6 +345,12 @@ mod tests {
         assert_eq!(repair, Some(Repair::Forget { generation: 4 }));
         let burnt = decide("h1", Some(&record("h2", 4)), Some(&claim(Role::Incoming, 5)), numbers(5));
         assert_eq!(burnt, Some(Repair::Forget { generation: 5 }));
+    }
+
+    #[test]
+    fn what_is_newer_than_anything_that_the_store_gave_out_is_left_alone() {
+        let newer = decide("h1", Some(&record("h2", 4)), Some(&claim(Role::Owner, 6)), numbers(5));
+        assert_eq!(newer, Some(Repair::Ahead { generation: 6 }));
     }
 
     #[test]

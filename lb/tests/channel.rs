@@ -144,7 +144,8 @@ async fn carry_out(router: Router, order: Order) -> Outcome {
     let status = answer.status().as_u16();
     let said: Value = serde_json::from_slice(&to_bytes(answer.into_body(), 1 << 20).await.unwrap()).unwrap_or_default();
     let detail = said["detail"].as_str().unwrap_or_default().to_owned();
-    Outcome { id, status, detail, cut: said["cut"].as_u64().unwrap_or(0), ..Outcome::default() }
+    let generation = said["generation"].as_u64();
+    Outcome { id, status, detail, generation, cut: said["cut"].as_u64().unwrap_or(0), ..Outcome::default() }
 }
 
 /// An agent whose control port nobody can reach.

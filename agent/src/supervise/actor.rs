@@ -48,6 +48,9 @@ pub enum Refusal {
     /// It contradicts what is known here.
     #[error("{0}")]
     Conflict(String),
+    /// Its generation is behind what is known here.
+    #[error("{why}")]
+    Stale { known: Generation, why: String },
     /// It cannot be done as it is.
     #[error("{0}")]
     Invalid(String),
@@ -62,10 +65,18 @@ impl Refusal {
     /// As HTTP has it.
     pub fn status(&self) -> u16 {
         match self {
-            Refusal::Conflict(_) => 409,
+            Refusal::Conflict(_) | Refusal::Stale { .. } => 409,
             Refusal::Invalid(_) => 422,
             Refusal::Unknown(_) => 404,
             Refusal::Broken(_) => 503,
+        }
+    }
+
+    /// The generation that is known here, where that is the reason.
+    pub fn known(&self) -> Option<u64> {
+        match self {
+            Refusal::Stale { known, .. } => Some(known.0),
+            _ => None,
         }
     }
 }

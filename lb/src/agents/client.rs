@@ -80,9 +80,9 @@ pub enum AgentError {
     /// The connection broke or the deadline passed: the agent may or may not have acted.
     #[error("its agent did not answer {at}: {why}")]
     NoAnswer { at: String, why: String },
-    /// The agent knows a greater generation.
+    /// The agent knows a greater generation, or has let go of this one. `known`: its own, where that is the reason.
     #[error("its agent refused: {detail}")]
-    Stale { detail: String },
+    Stale { known: Option<u64>, detail: String },
     /// The agent understood and said no.
     #[error("{detail}")]
     Rejected { status: u16, detail: String },
@@ -306,7 +306,7 @@ impl AgentClient {
         };
         match outcome.status {
             200..300 => Ok(outcome),
-            409 => Err(AgentError::Stale { detail }),
+            409 => Err(AgentError::Stale { known: outcome.generation, detail }),
             status => Err(AgentError::Rejected { status, detail }),
         }
     }
@@ -464,7 +464,8 @@ impl AgentClient {
         };
         let detail = problem_detail(&text).unwrap_or_else(|| format!("its agent answered {status}"));
         if status == StatusCode::CONFLICT {
-            AgentError::Stale { detail }
+            let said: Value = serde_json::from_str(&text).unwrap_or_default();
+            AgentError::Stale { known: said["generation"].as_u64(), detail }
         } else {
             AgentError::Rejected { status: status.as_u16(), detail }
         }

@@ -16,6 +16,7 @@ use crate::agents::client::{AgentError, Placement, Role};
 use crate::bundles::Received;
 use crate::edge::Edge;
 use crate::limits::{PREPARE_ATTEMPTS, TIDY_ATTEMPTS};
+use crate::reconcile::above;
 use crate::snapshot::HostState;
 use crate::store::{AppRecord, Kind, Numbers, StoreError, Write};
 
@@ -34,6 +35,9 @@ pub struct DeployState {
     reason_step: Option<String>,
     /// The host may have taken the new version over without our hearing of it.
     unsure: bool,
+    /// Its host knew a greater generation than the store, which has one above it since.
+    #[serde(default)]
+    raised: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +138,7 @@ pub async fn begin(
         reason: None,
         reason_step: None,
         unsure: false,
+        raised: false,
     };
     let burnt = Numbers { generation: state.generation, version: state.version };
     let writes = vec![Write::Burn(lock.app.clone(), burnt)];
@@ -229,7 +234,29 @@ impl Flow<DeployState> {
                     result => result,
                 }
             }
+            Err(AgentError::Stale { known: Some(known), .. }) if self.state.old.is_some() && !self.state.raised => {
+                self.raise(edge, known).await
+            }
             Err(error) => self.turn_back(edge, "start", &error.to_string(), unsure.into_inner()).await,
+        }
+    }
+
+    /// The host of the old version has seen a greater generation than the store's: the application gets one above, and is started
+    /// with that. Once; a host's number does not grow by itself.
+    async fn raise(&mut self, edge: &Edge, known: u64) -> Result<(), Failure> {
+        let app = self.app().clone();
+        let raised = match (edge.store().app(app.clone()).await, edge.store().numbers(app.clone()).await) {
+            (Ok(Some(old)), Ok(numbers)) => above(edge, old, numbers, known).await.map_err(|error| error.to_string()),
+            (Err(error), _) | (_, Err(error)) => Err(error.to_string()),
+            (Ok(None), _) => Err("it is not in the store".to_owned()),
+        };
+        match raised {
+            Ok(old) => {
+                (self.state.generation, self.state.raised) = (old.generation, true);
+                let what = format!("{app} on {} has generation {}", old.host, old.generation);
+                self.enter(edge, "start", vec![Write::PutApp(old)], what).await
+            }
+            Err(why) => self.turn_back(edge, "start", &why, false).await,
         }
     }
 
@@ -260,7 +287,7 @@ impl Flow<DeployState> {
 
     async fn turn_back(&mut self, edge: &Edge, step: &str, why: &str, unsure: bool) -> Result<(), Failure> {
         // A start that was taken up again may have been heard before.
-        self.state.unsure = unsure || (self.resumed && step == "start");
+        self.state.unsure = unsure || (self.resumed && step == "start") || self.state.raised;
         self.state.reason = Some(why.to_owned());
         self.state.reason_step = Some(step.to_owned());
         self.state.next = Step::Undo;

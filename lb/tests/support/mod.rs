@@ -242,39 +242,55 @@ impl Agent {
     }
 
     /// One call: crash points around its effect, faults instead of its answer.
-    async fn call(&self, what: String, effect: impl FnOnce(&Agent) -> Result<Value, (u16, String)>) -> Response {
+    async fn call(&self, what: String, effect: impl FnOnce(&Agent) -> Result<Value, No>) -> Response {
         let fuse = self.world.fuse();
         fuse.pass().await;
         let fault = self.world.take_fault();
         if let Some((status, false)) = fault {
             self.world.note(format!("{} {what} -> {status}", self.name));
-            return problem(status, "a fault of the test");
+            return problem(status, "a fault of the test", None);
         }
         let refused = self.refuses.lock().unwrap().iter().any(|refused| what.starts_with(refused.as_str()));
-        let result = if refused { Err((422, "it exits with 1".to_owned())) } else { effect(self) };
-        let told = result.as_ref().map_or_else(|(status, _)| format!(" -> {status}"), |_| String::new());
+        let result = if refused { Err((422, "it exits with 1".into(), None)) } else { effect(self) };
+        let told = result.as_ref().map_or_else(|(status, ..)| format!(" -> {status}"), |_| String::new());
         self.world.note(format!("{} {what}{told}", self.name));
         self.world.check();
         fuse.pass().await;
         match (fault, result) {
-            (Some((status, _)), _) => problem(status, "a fault of the test, after its effect"),
+            (Some((status, _)), _) => problem(status, "a fault of the test, after its effect", None),
             (None, Ok(value)) => Json(value).into_response(),
-            (None, Err((status, detail))) => problem(status, &detail),
+            (None, Err((status, detail, known))) => problem(status, &detail, known),
         }
     }
 
-    fn newer(&self, app: &str, generation: u64) -> Result<(), (u16, String)> {
-        match self.apps.lock().unwrap().get(app) {
-            Some(known) if known.generation > generation => {
-                Err((409, format!("generation {generation} is behind {}", known.generation)))
-            }
-            _ => Ok(()),
-        }
+    fn newer(&self, app: &str, generation: u64) -> Result<(), No> {
+        let known = self.apps.lock().unwrap().get(app).map_or(0, |app| app.generation);
+        let behind = || (409, format!("generation {generation} is behind {known}"), Some(known));
+        if known > generation { Err(behind()) } else { Ok(()) }
+    }
+
+    /// As [`newer`](Agent::newer), and what has left comes back with a larger one only.
+    fn comes(&self, app: &str, generation: u64) -> Result<(), No> {
+        self.newer(app, generation)?;
+        let left = self
+            .apps
+            .lock()
+            .unwrap()
+            .get(app)
+            .is_some_and(|known| known.generation == generation && ["draining", "absent"].contains(&known.role));
+        if left { Err((409, format!("generation {generation} has left"), Some(generation))) } else { Ok(()) }
     }
 }
 
-fn problem(status: u16, detail: &str) -> Response {
-    (StatusCode::from_u16(status).unwrap(), Json(json!({"title": "no", "detail": detail}))).into_response()
+/// A status, why, and the generation that is known where that is why.
+type No = (u16, String, Option<u64>);
+
+fn problem(status: u16, detail: &str, known: Option<u64>) -> Response {
+    let mut body = json!({"title": "no", "detail": detail});
+    if let Some(known) = known {
+        body["generation"] = known.into();
+    }
+    (StatusCode::from_u16(status).unwrap(), Json(body)).into_response()
 }
 
 pub fn agent_router(agent: Arc<Agent>) -> Router {
@@ -305,6 +321,8 @@ async fn agent_apps(State(agent): State<Arc<Agent>>) -> Json<Value> {
     let apps = agent.apps.lock().unwrap();
     let apps: Vec<Value> = apps
         .iter()
+        // One that has left is not shown.
+        .filter(|(_, app)| app.role != "absent")
         .map(|(name, app)| {
             let state = if app.running { "ready" } else { "cold" };
             json!({"name": name, "role": app.role, "generation": app.generation, "version": app.version,
@@ -338,7 +356,7 @@ async fn agent_bundle(State(agent): State<Arc<Agent>>, UrlPath(digest): UrlPath<
     agent
         .call("bundle".into(), |agent| {
             if found != digest {
-                return Err((422, "its digest is another".into()));
+                return Err((422, "its digest is another".into(), None));
             }
             agent.bundles.lock().unwrap().insert(digest);
             Ok(json!({}))
@@ -360,9 +378,9 @@ async fn agent_put(
     let what = format!("PUT {role} g{generation} v{version}{wait}");
     agent
         .call(what, |agent| {
-            agent.newer(&name, generation)?;
+            agent.comes(&name, generation)?;
             if !agent.bundles.lock().unwrap().contains(&digest) {
-                return Err((422, "there is no such bundle".into()));
+                return Err((422, "there is no such bundle".into(), None));
             }
             let running = role == "owner" || !agent.world.exclusive;
             agent.apps.lock().unwrap().insert(name, FakeApp { role, generation, version, digest, running });
@@ -381,7 +399,7 @@ async fn agent_drain(
         .call(format!("drain g{generation}"), |agent| {
             agent.newer(&name, generation)?;
             let mut apps = agent.apps.lock().unwrap();
-            let app = apps.get_mut(&name).ok_or((404, "there is no such application".to_owned()))?;
+            let app = apps.get_mut(&name).ok_or((404, "there is no such application".to_owned(), None))?;
             (app.role, app.running) = ("draining", false);
             Ok(json!({"cut": 0, "ms": 1}))
         })
@@ -398,7 +416,7 @@ async fn agent_delete(
         .call(format!("DELETE g{generation}"), |agent| {
             agent.newer(&name, generation)?;
             let mut apps = agent.apps.lock().unwrap();
-            let app = apps.get_mut(&name).ok_or((404, "there is no such application".to_owned()))?;
+            let app = apps.get_mut(&name).ok_or((404, "there is no such application".to_owned(), None))?;
             *app = FakeApp { role: "absent", generation, version: 0, digest: String::new(), running: false };
             Ok(json!({}))
         })

@@ -61,9 +61,8 @@ impl Actor {
             return Ok(());
         }
         if generation < known {
-            return Err(Refusal::Conflict(format!(
-                "generation {known} is known here, {generation} is older; it may be this host's again"
-            )));
+            let why = format!("generation {known} is known here, {generation} is older; it may be this host's again");
+            return Err(Refusal::Stale { known, why });
         }
         record.role = Role::Draining;
         if record == self.record { Ok(()) } else { self.save(record).await }

@@ -67,7 +67,7 @@ impl Actor {
 
     fn check_generation(&self, place: &Place) -> Result<(), Refusal> {
         let (known, asked) = (self.record.generation, place.generation);
-        let conflict = |why: String| Err(Refusal::Conflict(why));
+        let conflict = |why: String| Err(Refusal::Stale { known, why });
         if asked < known {
             return conflict(format!("generation {known} is known here, {asked} is older; place it with a larger one"));
         }

@@ -97,6 +97,9 @@ pub struct Outcome {
     pub detail: String,
     #[serde(default)]
     pub output: Option<String>,
+    /// Of a 409 for a generation that is behind: what the host knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
     /// Of a drain.
     #[serde(default)]
     pub cut: u64,

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -149,6 +149,17 @@ fn a_proxy_header_that_lies_about_itself_ends_the_connection() {
     });
 }
 
+/// Comes as this client of the PROXY protocol and asks: whether it was served, and the connection.
+fn come(house: &House, client: &str) -> (bool, TcpStream) {
+    let mut stream = TcpStream::connect(house.proxied).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // One that is refused may be gone before it has said all.
+    let _ = write!(stream, "PROXY TCP4 {client} 192.0.2.2 1 2\r\nGET / HTTP/1.1\r\nHost: echo.localhost\r\n\r\n");
+    let mut heard = [0; 12];
+    let served = stream.read_exact(&mut heard).is_ok() && heard == *b"HTTP/1.1 200";
+    (served, stream)
+}
+
 #[test]
 fn a_client_with_more_connections_than_it_may_have_gets_no_more_and_others_do() {
     const MAX: usize = 20;
@@ -156,20 +167,26 @@ fn a_client_with_more_connections_than_it_may_have_gets_no_more_and_others_do() 
     let setup = || Setup { limits: limits.clone(), ..Setup::default() };
     let counted = ("connections_refused_per_client_total", None);
     withstand(setup, &[counted], |house| {
-        let come = |client: &str| {
-            let mut stream = TcpStream::connect(house.proxied).unwrap();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
-            // One that is refused may be gone before it has said all.
-            let _ =
-                write!(stream, "PROXY TCP4 {client} 192.0.2.2 1 2\r\nGET / HTTP/1.1\r\nHost: echo.localhost\r\n\r\n");
-            let mut heard = [0; 12];
-            let served = stream.read_exact(&mut heard).is_ok() && heard == *b"HTTP/1.1 200";
-            (served, stream)
-        };
-        let crowd: Vec<_> = (0..5 * MAX).map(|_| come("198.51.100.1")).collect();
+        let crowd: Vec<_> = (0..5 * MAX).map(|_| come(house, "198.51.100.1")).collect();
         assert_eq!(crowd.iter().filter(|(served, _)| *served).count(), MAX);
-        let (served, other) = come("198.51.100.2");
+        let (served, other) = come(house, "198.51.100.2");
         assert!(served, "another client is served");
         (crowd, other)
+    });
+}
+
+#[test]
+fn a_client_that_connects_faster_than_it_may_is_served_as_often_as_that_and_others_are() {
+    let limits = Limits { connection_rate_per_client_max: 1, ..Limits::default() };
+    let setup = || Setup { limits: limits.clone(), ..Setup::default() };
+    let counted = ("connections_refused_rate_total", Some("client"));
+    withstand(setup, &[counted], |house| {
+        let began = Instant::now();
+        let served = (0..100).filter(|_| come(house, "198.51.100.1").0).count() as u64;
+        let most = 2 + began.elapsed().as_secs();
+        assert!((1..=most).contains(&served), "{served} in {most} s");
+        let (served, other) = come(house, "198.51.100.2");
+        assert!(served, "another client is served");
+        other
     });
 }

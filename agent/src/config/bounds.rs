@@ -9,8 +9,15 @@ use crate::toml_read::Reader;
 
 /// Bounds that mean nothing at a host: its clients are edges, which judge their own clients, and its upstreams processes of this
 /// machine.
-const NOT_HERE: &[&str] =
-    &["connections_per_client_max", "take_stall", "upstream_ping_interval", "upstream_ping_timeout", "handshake_max"];
+const NOT_HERE: &[&str] = &[
+    "connections_per_client_max",
+    "connection_rate_max",
+    "connection_rate_per_client_max",
+    "take_stall",
+    "upstream_ping_interval",
+    "upstream_ping_timeout",
+    "handshake_max",
+];
 
 /// The bounds of a host that is told nothing.
 pub fn default() -> Bounds {

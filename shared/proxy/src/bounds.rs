@@ -115,6 +115,8 @@ const HOUR: u64 = 3_600_000;
 pub const KEYS: &[Key] = keys! {
     worker.connections_max: Count, 1, 10 * MILLION;
     worker.connections_per_client_max: Count, 0, 10 * MILLION;
+    worker.connection_rate_max: Count, 0, 10 * MILLION;
+    worker.connection_rate_per_client_max: Count, 0, 10 * MILLION;
     worker.exchanges_max: Count, 1, 10 * MILLION;
     worker.parked_max: Count, 0, 10 * MILLION;
     worker.parked_bytes_max: Octets, MIB, MIB << 16;

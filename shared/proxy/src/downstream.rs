@@ -6,7 +6,6 @@ use steady_http::{Error, Event, Head, StreamId};
 use steady_ring::{ConnId, Driver, ListenerId};
 
 use crate::conn::{Conn, Http, Secure, Side, Stage};
-use crate::crowd::Entry;
 use crate::exchange::{Exchange, Key, Leg, Origin, Phase, Pipe};
 use crate::policy::{Outcome, Policy, Record, Reply, Request, Timing};
 use crate::refusal::Refusal;
@@ -49,21 +48,11 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let mut conn =
             Conn::new(id, Side::Down { listener: index as u16, peer: peer.into() }, http, Stage::Open, self.now);
         conn.secure = secure;
-        let known = if config.proxy_protocol { None } else { peer };
-        match known.map_or(Entry::Uncounted, |client| self.enter(client)) {
-            Entry::Full => return self.driver.close(id),
-            entry => conn.counted = entry == Entry::Counted,
+        if !config.proxy_protocol {
+            let Some(counted) = self.enter(peer) else { return self.driver.close(id) };
+            conn.counted = counted;
         }
         self.insert(conn);
-    }
-
-    /// Counts a client's new connection.
-    pub(crate) fn enter(&mut self, client: SocketAddr) -> Entry {
-        let entry = self.crowd.enter(client, self.limits.connections_per_client_max);
-        if entry == Entry::Full {
-            self.stats.connections_refused_client.add(1);
-        }
-        entry
     }
 
     /// What a codec reports, of either side.

@@ -259,7 +259,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let gauge = if conn.is_down() { &self.stats.connections_open } else { &self.stats.upstream_open };
         gauge.sub(1);
         if let Some(client) = conn.peer().filter(|_| conn.counted) {
-            self.crowd.leave(client);
+            self.crowd.leave(client, self.now);
         }
         let Conn { out, mut aside, .. } = *conn;
         let Buffers { wire, pending } = aside.take();

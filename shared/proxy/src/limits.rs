@@ -10,6 +10,12 @@ pub struct Limits {
     /// Of these, one client's: an IPv4 address, or an IPv6 network of 64 bits; with the PROXY protocol, the client that it
     /// names. Past it a new one is closed at once. 0: no bound. One client that takes the connections of all others.
     pub connections_per_client_max: usize,
+    /// New connections that one worker takes in a second, at once or spread over it; what comes sooner is closed at once. 0: no
+    /// bound. A crowd that connects faster than handshakes can be made.
+    pub connection_rate_max: u32,
+    /// The same of one client, as [`connections_per_client_max`](Limits::connections_per_client_max) tells clients apart. One
+    /// that connects anew again and again.
+    pub connection_rate_per_client_max: u32,
     /// Exchanges of one worker. Past it a request is answered 503 before it costs more.
     pub exchanges_max: usize,
     /// Requests that may be parked at once. Past it one is answered 503 with Retry-After: whatever they wait for, a crowd must not
@@ -82,6 +88,9 @@ impl Default for Limits {
         Limits {
             connections_max: 200_000,
             connections_per_client_max: 20_000,
+            // Off: behind a proxy that opens a connection a request, or tells of no clients, every number would be wrong.
+            connection_rate_max: 0,
+            connection_rate_per_client_max: 0,
             exchanges_max: 100_000,
             parked_max: 20_000,
             parked_bytes_max: 128 * 1024 * 1024,

@@ -61,6 +61,9 @@ pub struct Stats {
     pub connections_open: Cell,
     pub connections_refused: Cell,
     pub connections_refused_client: Cell,
+    /// Too soon after others: of all clients, and of the same.
+    pub connections_refused_rate: Cell,
+    pub connections_refused_client_rate: Cell,
     pub accept_failed: Cell,
     pub clients_late: [Cell; Late::ALL.len()],
     pub upstream_connects: Cell,
@@ -182,6 +185,11 @@ impl Samples for Stats {
         };
         labelled("requests_total", "Requests by version.", ("version", "1"), &self.requests_h1);
         labelled("requests_total", "Requests by version.", ("version", "2"), &self.requests_h2);
+        let too_soon = [("all", &self.connections_refused_rate), ("client", &self.connections_refused_client_rate)];
+        for (of, cell) in too_soon {
+            let help = "Connections closed at once because too many came within a second, of whom.";
+            labelled("connections_refused_rate_total", help, ("of", of), cell);
+        }
         for (class, cell) in ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().zip(&self.responses[1..]) {
             labelled("responses_total", "Final responses by class.", ("class", class), cell);
         }

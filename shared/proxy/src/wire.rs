@@ -6,7 +6,6 @@ use steady_http::{Scheme, h1, h2};
 use steady_ring::{ConnId, Driver, RecvBuf, SendBuf};
 
 use crate::conn::{Http, Paused, Secure, Side, Stage};
-use crate::crowd::Entry;
 use crate::policy::Policy;
 use crate::proxy_protocol;
 use crate::tls::{Fault, Tls, TlsError};
@@ -58,19 +57,12 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 let rest = conn.aside.pending.split_off(header.consumed);
                 conn.aside.pending = Vec::new();
                 conn.http = Http::Unknown;
-                if let Some(client) = header.source {
-                    if let Side::Down { peer, .. } = &mut conn.side {
-                        *peer = Some(client).into();
-                    }
-                    let entry = self.enter(client);
-                    if entry == Entry::Full {
-                        return self.close(id);
-                    }
-                    if let Some(conn) = self.conn(id) {
-                        conn.counted = entry == Entry::Counted;
-                    }
+                if let Side::Down { peer, .. } = &mut conn.side
+                    && header.source.is_some()
+                {
+                    *peer = header.source.into();
                 }
-                if !rest.is_empty() {
+                if self.enter_late(id, header.source) && !rest.is_empty() {
                     self.receive_wire(id, &rest);
                 }
             }

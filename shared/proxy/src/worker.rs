@@ -372,12 +372,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         self.listeners.iter_mut().for_each(|listener| listener.codec_limits = Rc::clone(&clients));
         self.upstream_limits = Rc::new(bounds.upstreams.clone());
         let before = std::mem::replace(&mut self.limits, bounds.worker.clone());
-        match (before.connections_per_client_max, self.limits.connections_per_client_max) {
-            (0, 0) => {}
-            (0, _) => self.count_clients(),
-            (_, 0) => self.forget_clients(),
-            _ => {}
-        }
+        self.recount_clients(&before);
         self.bounds = Some(bounds);
         true
     }

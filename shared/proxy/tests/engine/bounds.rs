@@ -96,6 +96,67 @@ fn the_bound_of_a_client_counts_who_is_there_when_it_appears_and_forgets_them_wh
 }
 
 #[test]
+fn past_the_rate_of_a_client_its_next_connection_is_closed_and_others_are_served() {
+    let mut lab = proxied(0);
+    let rate = |connection_rate_per_client_max| Bounds {
+        worker: Limits { connection_rate_per_client_max, connections_per_client_max: 0, ..Limits::default() },
+        ..Bounds::default()
+    };
+    let before = [0; 5].map(|_| lab.comes_as("198.51.100.1"));
+    lab.bound(rate(2));
+    let ids = [1, 1, 1, 2].map(|host| lab.comes_as(&format!("198.51.100.{host}")));
+    assert_eq!(ids.map(|id| lab.is_over(id)), [false, false, true, false]);
+    assert!(before.iter().all(|&id| !lab.is_over(id)), "who is there stays, and has not come now");
+    // Nor does it help to leave.
+    lab.client.borrow_mut().close(ids[0]);
+    lab.wait(SECOND / 10);
+    let soon = lab.comes_as("198.51.100.1");
+    assert!(lab.is_over(soon));
+    lab.wait(SECOND);
+    let later = [lab.comes_as("198.51.100.1"), lab.comes_as("198.51.100.1")];
+    assert!(later.iter().all(|&id| !lab.is_over(id)));
+    lab.client.borrow_mut().send(later[0], GET);
+    let up = lab.upstream(0);
+    lab.origin_got(up, b"\r\n\r\n");
+    lab.origin.borrow_mut().send(up, OK);
+    lab.client_got(later[0], b"ok");
+    lab.bound(rate(0));
+    assert!(
+        (0..10).all(|_| {
+            let id = lab.comes_as("198.51.100.1");
+            !lab.is_over(id)
+        }),
+        "no bound any more"
+    );
+    assert_eq!((lab.world.proxies[0].stats().connections_refused_client_rate.value(), lab.refused()), (2, 0));
+    lab.end();
+}
+
+#[test]
+fn past_the_rate_of_all_clients_the_next_connection_is_closed_whoever_it_is() {
+    let limits = Limits { connection_rate_max: 3, ..Limits::default() };
+    for proxy_protocol in [false, true] {
+        let listeners = vec![Listener { proxy_protocol, ..config().listeners.remove(0) }];
+        let config = Config { listeners, limits: limits.clone(), ..config() };
+        let mut lab = Lab::with(|addr| Place::h1(1, addr), &config, steady_proxy::Timeouts::default());
+        let comes = |lab: &mut Lab, host: u8| match proxy_protocol {
+            true if host == 0 => lab.send("PROXY UNKNOWN\r\n"),
+            true => lab.send(format!("PROXY TCP4 198.51.100.{host} 192.0.2.9 1000 80\r\n")),
+            false => lab.send(""),
+        };
+        let ids = [0, 1, 2, 3, 0].map(|host| comes(&mut lab, host));
+        lab.wait(SECOND / 10);
+        let over = ids.iter().filter(|&&id| lab.is_over(id)).count();
+        assert_eq!((over, lab.world.proxies[0].stats().connections_refused_rate.value()), (2, 2));
+        lab.wait(SECOND / 3);
+        let later = comes(&mut lab, 1);
+        lab.wait(SECOND / 10);
+        assert!(!lab.is_over(later));
+        lab.end();
+    }
+}
+
+#[test]
 fn a_codecs_bound_that_changes_holds_for_connections_that_begin_after_it() {
     let mut lab = Lab::h1();
     let long = format!("GET /{} HTTP/1.1\r\nhost: a.test\r\n\r\n", "x".repeat(1000));

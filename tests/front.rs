@@ -12,6 +12,7 @@ use std::time::Duration;
 use house::{House, Setup, app, both, h2c, placed};
 use steady_agent::gate::{Process, Role};
 use steady_lb::snapshot::{HostState, Network, Settings};
+use steady_proxy::Limits;
 use support::http::{Conn, Reply};
 
 fn get(addr: SocketAddr, host: &str, path: &str, fields: &[(&str, &str)]) -> Reply {
@@ -157,6 +158,23 @@ fn a_request_has_one_id_for_the_application_the_client_and_the_log() {
             }
         },
     );
+}
+
+#[test]
+fn a_request_that_is_refused_for_overload_tells_nothing_that_its_client_made_up() {
+    let limits = Limits { exchanges_max: 0, ..Limits::default() };
+    let setup = || Setup { logs: true, limits: limits.clone(), ..Setup::default() };
+    both(setup, |house| {
+        let reply = get(house.plain, "echo.localhost", "/", &[("X-Request-Id", "mine"), ("Steady-App", "bank")]);
+        assert_eq!((reply.status, reply.text().contains("overloaded")), (503, true), "{reply:?}");
+        let id = reply.header("x-request-id").expect("it has an id").to_owned();
+        assert!(id != "mine" && reply.text().contains(&id) && !reply.text().contains("mine"), "{reply:?}");
+        let log = support::eventually("it is logged", || {
+            let log = std::fs::read_to_string(house.dir.path().join("access.jsonl")).unwrap();
+            log.contains(&format!("\"id\":\"{id}\"")).then_some(log)
+        });
+        assert!(!log.contains("mine") && !log.contains("bank"), "{log}");
+    });
 }
 
 #[test]

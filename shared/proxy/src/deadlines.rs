@@ -110,13 +110,14 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let idle = conn.active() == 0;
         let begun = !conn.aside.pending.is_empty();
         match conn.stage {
-            Stage::Open if idle && begun && matches!(conn.http, Http::H1Server(_)) => {
+            Stage::Open
+                if idle
+                    && begun
+                    && let Http::H1Server(server) = &mut conn.http =>
+            {
                 // Part of a head came, and then nothing: that deserves an answer.
-                self.stats.refusals[Refusal::RequestTimeout.index()].add(1);
-                self.touch(id);
-                if let Some(conn) = self.conn(id) {
-                    crate::respond::write_raw(Refusal::RequestTimeout, &mut conn.out.bytes);
-                }
+                server.give_up();
+                self.refuse_unread(id, Refusal::RequestTimeout);
                 self.finish_conn(id);
             }
             Stage::Open if idle && let Http::H2Server(server) = &conn.http => {

@@ -144,11 +144,12 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             // A request that was on its way when the drain began is served; the connection ends after it.
             self.go_away(id);
         }
-        if self.exchanges.len() > self.limits.exchanges_max {
-            return self.reply(key, Reply::Refuse(Refusal::Overloaded));
-        }
+        // First, whatever becomes of it: what a client says of itself must not get into the log or the answer.
         if let Some(reply) = self.admit(key) {
             return self.reply(key, reply);
+        }
+        if self.exchanges.len() > self.limits.exchanges_max {
+            return self.reply(key, Reply::Refuse(Refusal::Overloaded));
         }
         self.todo.push_back(Todo::Route(key));
     }
@@ -170,15 +171,15 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             return self.upstream_failed(id, crate::upstream::Failure::Rules);
         }
         if matches!(conn.http, Http::H1Server(_)) {
-            self.refuse_unread(id, error.status);
+            self.refuse_unread(id, Refusal::BadRequest { status: error.status });
         }
         self.abandon(id);
         self.finish_conn(id);
     }
 
     /// An HTTP/1.1 request that cannot be read is answered before the connection ends, unless an answer has begun.
-    fn refuse_unread(&mut self, id: ConnId, status: u16) {
-        let refusal = Refusal::BadRequest { status };
+    pub(crate) fn refuse_unread(&mut self, id: ConnId, refusal: Refusal) {
+        let status = refusal.status();
         self.touch(id);
         let mut body = Vec::new();
         crate::respond::refuse(refusal, &Head::new(), &mut self.scratch, &mut body);

@@ -156,12 +156,12 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             codec.reset(leg.stream, reset, out);
         }
         if serial && !whole {
-            // What was cut must not look complete: no more is sent, the connection just ends.
-            conn.out.clear();
+            // What was cut must not look complete. Its framing shows that more was to come, so that what waits to be sent, the
+            // ends of answers before it among it, may go. Where only the end delimits, a reset tells.
             if matches!(&conn.http, Http::H1Server(server) if server.is_close_delimited()) {
                 return self.close_by_reset(leg.conn);
             }
-            return self.close(leg.conn);
+            return self.finish_conn(leg.conn);
         }
         self.set_paused(leg.conn, |paused| paused.body = false);
         self.refeed_later(leg.conn);

@@ -30,36 +30,6 @@ pub(crate) fn refuse(refusal: Refusal, request: &Head, head: &mut Head, body: &m
     head.content_length = Some(body.len() as u64);
 }
 
-/// Writes a whole HTTP/1.1 response for a request that could not be read.
-pub(crate) fn write_raw(refusal: Refusal, out: &mut Vec<u8>) {
-    let explanation = refusal.explain();
-    let mut body = Vec::new();
-    problem(&explanation, b"", &mut body);
-    // Writing to a vector cannot fail.
-    let _ = write!(
-        out,
-        "HTTP/1.1 {} {}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-        explanation.status,
-        reason(explanation.status),
-        body.len()
-    );
-    out.extend_from_slice(&body);
-}
-
-fn reason(status: u16) -> &'static str {
-    match status {
-        400 => "Bad Request",
-        408 => "Request Timeout",
-        413 => "Content Too Large",
-        414 => "URI Too Long",
-        417 => "Expectation Failed",
-        431 => "Request Header Fields Too Large",
-        501 => "Not Implemented",
-        505 => "HTTP Version Not Supported",
-        _ => "Error",
-    }
-}
-
 /// A browser says that it takes HTML; programs mostly do not.
 fn wants_page(request: &Head) -> bool {
     request.get(Name::Accept).is_some_and(|accept| accept.windows(9).any(|part| part == b"text/html"))

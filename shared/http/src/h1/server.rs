@@ -31,7 +31,7 @@ struct Upgrade {
 
 /// One downstream connection. See [`Codec`], and the module for what is decided.
 ///
-/// After [`Codec::receive`] has failed, [`refuse`](Server::refuse) writes the answer.
+/// After [`Codec::receive`] has failed, or [`give_up`](Server::give_up), [`refuse`](Server::refuse) writes the answer.
 #[derive(Debug)]
 pub struct Server {
     limits: Rc<Limits>,
@@ -75,6 +75,11 @@ impl Server {
             leaving: false,
             refusable: false,
         }
+    }
+
+    /// What has come of a request is no longer waited for to be whole: it may be [refused](Server::refuse).
+    pub fn give_up(&mut self) {
+        self.fail(bad("a request that did not come whole"));
     }
 
     /// Answers a request that [`Codec::receive`] or [`Codec::receive_end`] refused: a whole response, with
@@ -134,6 +139,8 @@ impl Server {
             }
         }
         let rest = &input[consumed..];
+        // Known early, for it may be refused before it is whole.
+        self.head_only = rest.starts_with(b"HEAD ");
         let max = self.limits.head_bytes_max;
         let len = block_len(rest, &mut self.scanned, max).map_err(|error| {
             // A request line without end is a target without end.
@@ -141,7 +148,6 @@ impl Server {
             Error { status: if endless { 414 } else { error.status }, ..error }
         })?;
         let Some(len) = len else { return Ok(Step { consumed, event: None }) };
-        self.head_only = rest.starts_with(b"HEAD ");
         let request = request::parse(&rest[..len], self.scheme, head, &self.limits)?;
         self.begin(request, head);
         let event = Event::Head { stream: self.stream(), end: self.body == Body::Ended };

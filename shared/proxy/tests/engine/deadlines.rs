@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use steady_proxy::{Late, Outcome, Timeouts};
+use steady_proxy::{Late, Outcome, Refusal, Timeouts};
 use steady_ring::Faults;
 
 use crate::lab::{GET, Lab, OK, SECOND, UPGRADE};
@@ -72,6 +72,26 @@ fn every_wait_has_its_deadline() {
     assert_eq!(status_after(total, h1, GET, 3 * SECOND), "504", "the whole time");
     let nowhere = |_| Place { connect_timeout: 2 * SECOND, ..Place::h1(1, SocketAddr::from(([127, 0, 0, 1], 9))) };
     assert_eq!(status_after(timeouts, nowhere, "GET / HTTP/1.1\r\nhost: a.test\r\n", 4 * SECOND), "over 408");
+}
+
+#[test]
+fn a_head_that_does_not_come_whole_is_answered_counted_and_logged_like_any_refusal() {
+    let timeouts = Timeouts { header: 4 * SECOND, ..Timeouts::default() };
+    let mut lab = Lab::with(|addr| Place::h1(1, addr), &config(), timeouts);
+    let client = lab.send("GET / HTTP/1.1\r\nhost: a.test\r\naccept: text/h");
+    lab.client_got(client, b"");
+    lab.wait(5 * SECOND);
+    let text = lab.client.borrow().text(client);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 408 Request Timeout\r\n") && head.contains("connection: close"), "{text}");
+    assert!(
+        head.contains(&format!("content-length: {}\r\n", body.len())) && body.contains("request_timeout"),
+        "{text}"
+    );
+    let stats = lab.world.proxies[0].stats();
+    assert_eq!((stats.responses[4].value(), stats.refusals[Refusal::RequestTimeout.index()].value()), (1, 1));
+    assert_eq!(lab.world.proxies[0].ledger.borrow().unread, [408]);
+    lab.end();
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use steady_proxy::{Outcome, Refusal};
+use steady_proxy::{Command, Outcome, Refusal};
 
 use crate::frames as h2;
 use crate::lab::{GET, Lab, OK, SECOND};
@@ -61,6 +61,39 @@ fn an_early_response_survives_the_reset_that_says_that_the_rest_is_not_wanted() 
     lab.client_got(client, b"\r\n0\r\n\r\n");
     assert_eq!(lab.world.proxies[0].outcomes(Outcome::Complete), 1);
     lab.end();
+}
+
+#[test]
+fn an_answer_that_is_cut_takes_nothing_from_the_one_before_it() {
+    // A client that pipelines and reads slowly: the end of the first answer waits behind a send when the second breaks off.
+    let second = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n";
+    for is_cut_by_us in [false, true] {
+        let mut lab = Lab::h1();
+        let client = lab.send(GET.repeat(2));
+        let up = lab.upstream(0);
+        lab.origin_got(up, b"\r\n\r\n");
+        lab.client.borrow_mut().pause(client);
+        let body = vec![b'y'; 100_000];
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+        lab.origin.borrow_mut().send(up, [head.as_bytes(), &body].concat());
+        lab.wait(SECOND);
+        lab.origin.borrow_mut().send(up, second);
+        lab.wait(SECOND);
+        if is_cut_by_us {
+            assert!(lab.world.proxies[0].plane.command(&Command::Inspect(Arc::new(|_| true))));
+        } else {
+            lab.origin.borrow_mut().reset(up);
+        }
+        lab.wait(SECOND);
+        assert!(!lab.client.borrow().is_over(client), "what it has not read it may still read");
+        lab.client.borrow_mut().resume(client);
+        lab.wait(SECOND);
+        let got = lab.client.borrow().got(client).to_vec();
+        let first = head.len() + body.len();
+        assert!(got.len() >= first && got[head.len()..first].iter().all(|&octet| octet == b'y'), "{}", got.len());
+        assert!(lab.client.borrow().is_over(client) && !got.ends_with(b"0\r\n\r\n"), "the second does not look whole");
+        lab.end();
+    }
 }
 
 #[test]

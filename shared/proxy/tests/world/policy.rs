@@ -120,7 +120,10 @@ pub struct Ledger {
     pub unparked: u64,
     pub questions: u64,
     pub answers: Vec<Option<u16>>,
+    /// Of those that were admitted.
     pub finished: u64,
+    /// Statuses of what could not be read, and so never was a request.
+    pub unread: Vec<u16>,
     pub responded: u64,
     /// Ids of requests that were forwarded, each time.
     pub routes: Vec<u64>,
@@ -366,6 +369,9 @@ impl Policy for TestPolicy {
         let ticket = record.ticket;
         assert!(!ticket.forwarded && ticket.parked.is_none(), "finished last: {ticket:?}");
         let mut ledger = self.ledger.borrow_mut();
+        if !ticket.admitted {
+            return ledger.unread.push(record.status);
+        }
         ledger.finished += 1;
         ledger.records.push(Ended {
             id: ticket.id,

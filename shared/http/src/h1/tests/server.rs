@@ -276,6 +276,30 @@ fn a_refusal_is_one_whole_response_and_only_where_none_had_begun() {
 }
 
 #[test]
+fn a_refusal_of_what_never_was_whole_has_its_body_whatever_was_asked_before_and_none_where_head_is_asked() {
+    for (given_up, begun, body) in
+        [(true, "GET / HTTP/1.1\r\nHo", "no"), (false, "GET /", "no"), (true, "HEAD / HT", "")]
+    {
+        let mut end = server();
+        end.feed(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n");
+        end.codec.send_head(stream(1), &response(200, Some(0), &[]), true, &mut end.out);
+        end.written();
+        end.feed(begun.as_bytes());
+        assert!(!end.codec.refuse(&response(408, None, &[]), b"no", &mut end.out), "it may still become whole");
+        if given_up {
+            end.codec.give_up();
+        } else {
+            end.feed(&[b'x'; 100_000]);
+        }
+        assert!(end.codec.refuse(&response(408, None, &[]), b"no", &mut end.out));
+        let written = end.written();
+        let (head, written_body) = written.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains("content-length: 2\r\n"), "{written}");
+        assert_eq!(written_body, body, "{begun:?}");
+    }
+}
+
+#[test]
 fn an_idle_codec_is_small() {
     assert!(size_of::<Server>() <= 96, "{}", size_of::<Server>());
     assert!(size_of::<Client>() <= 112, "{}", size_of::<Client>());

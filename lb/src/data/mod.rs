@@ -4,6 +4,7 @@
 mod access_log;
 mod breaker;
 mod forwarded;
+mod hosts;
 mod measured;
 mod moves;
 mod policy;

@@ -1,33 +1,31 @@
 //! The edge's policy: which host a request goes to.
 
+mod balance;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use steady_cluster::{Member, Role};
 use steady_http::{Head, Method, Name};
 use steady_proxy::log::{LogWriter, json};
 use steady_proxy::trace::{Story, Tracer};
 use steady_proxy::{
-    AttemptEnd, Bounds, Credentials, Decision, Interim, Judgement, ParkKey, Policy, Protocol, Record, Refusal, Reply,
-    Request, Target, Timeouts, Timing, UpstreamTls,
+    AttemptEnd, Bounds, Credentials, Decision, Interim, Judgement, ParkKey, Policy, Record, Refusal, Reply, Request,
+    Timeouts, Timing,
 };
-use steady_ring::{Addr, Time};
-use steady_table::{Endpoint, HostIndex, Moving, Resolution, Route, Routes};
+use steady_ring::Time;
+use steady_table::{HostIndex, Moving, Resolution, Route, Routes};
 use steady_timing::RequestTiming;
 
-use super::breaker::{self, Breaker, Rated};
+use super::breaker::Rated;
+use super::hosts::{HostEntry, Hosts};
 use super::measured::Measured;
 use super::moves::{self, Moves, Step};
 use super::stats::EdgeStats;
 use super::{access_log, forwarded};
 use crate::reports::EdgeMeters;
-use crate::snapshot::{HostState, Settings, Snapshot};
-
-/// What of a request's body is kept until the agent has accepted the request; the agent's initial stream window.
-const REPLAY_BYTES_MAX: u32 = 64 * 1024;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+use crate::snapshot::{Settings, Snapshot};
 
 /// See the module. One a worker.
 #[derive(Debug)]
@@ -38,9 +36,7 @@ pub struct EdgePolicy {
     stamps: json::Timestamps,
     rng: Rng,
     settings: Settings,
-    hosts: Vec<HostEntry>,
-    /// Grows when the same index means another host.
-    epoch: u64,
+    hosts: Hosts,
     moves: Moves,
     /// What the table said of an application when requests for it began to wait.
     waiting: HashMap<ParkKey, Placement>,
@@ -48,43 +44,6 @@ pub struct EdgePolicy {
     measured: Measured,
     /// Applications that fail on one of their hosts.
     rated: Rated,
-}
-
-/// A host of the table, made ready for use.
-#[derive(Debug)]
-struct HostEntry {
-    name: Box<str>,
-    /// `None`: the table's text is no address, which its writer has checked.
-    addr: Option<Addr>,
-    /// Connections are shared under this; another address, another key.
-    upstream: u64,
-    tls: HostTls,
-    state: HostState,
-    /// Requests of this worker that are with it now.
-    in_flight: u32,
-    /// Of connects.
-    breaker: Breaker,
-}
-
-/// How a host is reached.
-#[derive(Debug)]
-enum HostTls {
-    Clear,
-    Mutual(Arc<UpstreamTls>),
-    /// No certificate can say its name.
-    Impossible,
-}
-
-impl HostTls {
-    fn of(snapshot: &Snapshot, host: &str) -> HostTls {
-        let Some(credentials) = &snapshot.cluster else { return HostTls::Clear };
-        if snapshot.settings.plain_hosts.iter().any(|plain| plain == host) {
-            return HostTls::Clear;
-        }
-        let Ok(member) = Member::new(Role::Host, host) else { return HostTls::Impossible };
-        let config = Arc::clone(&credentials.data_client);
-        HostTls::Mutual(Arc::new(UpstreamTls { config, name: member.server_name() }))
-    }
 }
 
 /// Where the table places an application.
@@ -98,7 +57,7 @@ struct Placement {
 /// What the policy remembers of a request.
 #[derive(Debug, Default)]
 pub struct Ticket {
-    /// Of which hosts the indexes here are: [`EdgePolicy::epoch`].
+    /// Of which hosts the indexes here are: [`Hosts::epoch`].
     epoch: u64,
     /// Where the attempt under way goes.
     host: Option<HostIndex>,
@@ -152,8 +111,7 @@ impl EdgePolicy {
             stamps: json::Timestamps::default(),
             rng,
             settings: Settings::default(),
-            hosts: Vec::new(),
-            epoch: 0,
+            hosts: Hosts::default(),
             moves: Moves::default(),
             waiting: HashMap::new(),
             scratch: Vec::new(),
@@ -179,7 +137,7 @@ impl EdgePolicy {
             let subject = Self::subject(request.head, request.ticket);
             request.ticket.story = self.tracer.begin(subject, request.head, request.peer, now);
         }
-        let host = last(&self.hosts, self.epoch, request.ticket);
+        let host = last(&self.hosts, request.ticket);
         if let Some(story) = &mut request.ticket.story {
             story.routed(decision, host.map_or("", |entry| &*entry.name), now);
         }
@@ -189,8 +147,8 @@ impl EdgePolicy {
     fn place(&mut self, route: &Route<'_>, request: &mut Request<'_, Ticket>) -> Decision {
         request.head.set(Name::SteadyApp, route.name().as_bytes());
         request.ticket.app = Some(route.app_id());
-        if request.ticket.epoch != self.epoch {
-            request.ticket.forget_hosts(self.epoch);
+        if request.ticket.epoch != self.hosts.epoch() {
+            request.ticket.forget_hosts(self.hosts.epoch());
         }
         if let Some(moving) = route.moving() {
             return self.place_moving(route, moving, request);
@@ -227,7 +185,7 @@ impl EdgePolicy {
             }
             Step::Wait => self.park(route, request),
             Step::Ask => {
-                let Some(target) = self.target(moving.from, self.settings.probe_timeout) else {
+                let Some(target) = self.hosts.target(moving.from, self.settings.probe_timeout) else {
                     return Decision::Reply(Reply::Refuse(Refusal::HostDown));
                 };
                 let Decision::Park { key, until, refusal } = self.park(route, request) else {
@@ -255,121 +213,8 @@ impl EdgePolicy {
         Decision::Park { key, until, refusal: Refusal::ParkTimeout }
     }
 
-    /// An endpoint: the one there is, or the less loaded of two chosen by weight.
-    fn pick(&mut self, route: &Route<'_>, ticket: &mut Ticket, now: Time) -> Option<HostIndex> {
-        let mut endpoints = route.endpoints();
-        if endpoints.len() == 1 {
-            let host = endpoints.next()?.host;
-            let entry = self.hosts.get_mut(host.0 as usize).filter(|entry| entry.state != HostState::Down)?;
-            if entry.breaker.is_open() && !self.stats.tries(&mut entry.breaker, now) {
-                return None;
-            }
-            return Some(host);
-        }
-        ticket.rated = true;
-        let host = self.pick_one_of(route, ticket, now)?;
-        let entry = self.hosts.get_mut(host.0 as usize)?;
-        if entry.breaker.begin(now) | self.rated.begin(route.app_id(), host, now) {
-            self.stats.breaker_trials.add(1);
-        }
-        Some(host)
-    }
-
-    /// The less loaded of two chosen by weight, of those whose breakers let requests through, as long as these are half of
-    /// them.
-    fn pick_one_of(&mut self, route: &Route<'_>, ticket: &Ticket, now: Time) -> Option<HostIndex> {
-        let endpoints = route.endpoints();
-        let app = route.app_id();
-        let (hosts, rated) = (&self.hosts, &self.rated);
-        let lets_through = |host: HostIndex| {
-            hosts.get(host.0 as usize).is_some_and(|entry| entry.breaker.lets_through(now))
-                && rated.lets_through(app, host, now)
-        };
-        let healthy = endpoints.clone().filter(|endpoint| lets_through(endpoint.host)).count();
-        let heeds_breakers = healthy * 2 >= endpoints.len();
-        let avoided = ticket.refused.map(|(host, _)| host);
-        let is_down = |host: HostIndex| hosts.get(host.0 as usize).is_none_or(|entry| entry.state == HostState::Down);
-        let usable = |endpoint: &Endpoint| {
-            endpoint.weight > 0
-                && Some(endpoint.host) != avoided
-                && !is_down(endpoint.host)
-                && (!heeds_breakers || lets_through(endpoint.host))
-        };
-        let total: u32 = endpoints.clone().filter(usable).map(|endpoint| u32::from(endpoint.weight)).sum();
-        if total == 0 {
-            return endpoints.map(|endpoint| endpoint.host).find(|&host| !is_down(host));
-        }
-        let rng = &mut self.rng;
-        let draws = [rng.u32(..total), rng.u32(..total)];
-        let drawn = draws.map(|mut draw| {
-            endpoints.clone().filter(usable).find(|endpoint| {
-                let weight = u32::from(endpoint.weight);
-                let hit = draw < weight;
-                draw = draw.saturating_sub(weight);
-                hit
-            })
-        });
-        let load = |endpoint: &Endpoint| hosts.get(endpoint.host.0 as usize).map_or(0, |host| host.in_flight);
-        drawn.into_iter().flatten().min_by_key(load).map(|endpoint| endpoint.host)
-    }
-
-    /// What an attempt says about its host, and about the application there.
-    fn rate(&mut self, host: HostIndex, ticket: &mut Ticket, end: AttemptEnd, now: Time) {
-        let erred = std::mem::take(&mut ticket.erred);
-        let app = ticket.app.filter(|_| std::mem::take(&mut ticket.rated));
-        let rules = &self.settings.breaker;
-        let ejected = || self.hosts.iter().filter(|entry| entry.breaker.is_open()).count();
-        match end {
-            AttemptEnd::Abandoned => return,
-            AttemptEnd::ConnectFailed => {
-                let (ejected, count) = (ejected(), self.hosts.len());
-                let Some(entry) = self.hosts.get_mut(host.0 as usize) else { return };
-                let may_open = || breaker::may_eject(ejected, count);
-                if entry.breaker.not_connected(rules, now, may_open) {
-                    self.stats.hosts_ejected.add(1);
-                    tracing::warn!(
-                        host = &*entry.name,
-                        "connects fail; it gets no requests of this worker for a while"
-                    );
-                }
-                return;
-            }
-            AttemptEnd::Complete | AttemptEnd::Refused | AttemptEnd::Broken | AttemptEnd::TimedOut => {}
-        }
-        if let Some(entry) = self.hosts.get_mut(host.0 as usize) {
-            entry.breaker.succeeded();
-        }
-        match (app, end) {
-            (None, _) | (_, AttemptEnd::Refused) => {}
-            (Some(app), AttemptEnd::Complete) if !erred => self.rated.succeeded(app, host),
-            (Some(app), _) => {
-                if self.rated.failed(app, host, rules, now) {
-                    self.stats.apps_avoided.add(1);
-                }
-            }
-        }
-    }
-
-    fn target(&self, host: HostIndex, response_timeout: Duration) -> Option<Target> {
-        let entry = self.hosts.get(host.0 as usize)?;
-        Some(Target {
-            upstream: entry.upstream,
-            addr: entry.addr.clone()?,
-            protocol: Protocol::H2c,
-            tls: match &entry.tls {
-                HostTls::Clear => None,
-                HostTls::Mutual(tls) => Some(Arc::clone(tls)),
-                HostTls::Impossible => return None,
-            },
-            connect_timeout: CONNECT_TIMEOUT,
-            response_timeout,
-            replay_bytes_max: REPLAY_BYTES_MAX,
-            pings: true,
-        })
-    }
-
     fn forward(&mut self, host: HostIndex, generation: u64, request: &mut Request<'_, Ticket>) -> Decision {
-        let Some(target) = self.target(host, self.settings.response_timeout) else {
+        let Some(target) = self.hosts.target(host, self.settings.response_timeout) else {
             return Decision::Reply(Reply::Refuse(Refusal::HostDown));
         };
         let mut digits = [0; 20];
@@ -380,7 +225,9 @@ impl EdgePolicy {
         ticket.generation = generation;
         ticket.counted = true;
         ticket.by_agent = false;
-        self.hosts[host.0 as usize].in_flight += 1;
+        if let Some(entry) = self.hosts.get_mut(host) {
+            entry.in_flight += 1;
+        }
         Decision::Forward(target)
     }
 
@@ -404,36 +251,11 @@ impl Policy for EdgePolicy {
     type Ticket = Ticket;
 
     fn published(&mut self, snapshot: &Snapshot) -> Timeouts {
-        let number = snapshot.cluster.as_ref().map_or(0, |credentials| credentials.number);
-        let states = snapshot.hosts.iter().copied().chain(std::iter::repeat(HostState::Up));
-        let hosts = snapshot.routes.hosts().iter().zip(states).map(|(host, state)| {
-            let known = self.hosts.iter().find(|known| *known.name == *host.name());
-            HostEntry {
-                name: host.name().into(),
-                addr: host.addr().parse().ok(),
-                upstream: upstream_key(host.name(), host.addr(), number),
-                tls: HostTls::of(snapshot, host.name()),
-                state,
-                in_flight: known.map_or(0, |known| known.in_flight),
-                // Control that has seen it come back knows better; so does one that has moved it.
-                breaker: known
-                    .filter(|known| known.state == state || state != HostState::Up)
-                    .filter(|known| known.addr == host.addr().parse().ok())
-                    .map_or_else(Breaker::default, |known| known.breaker.clone()),
-            }
-        });
-        let mut hosts: Vec<HostEntry> = hosts.collect();
+        let before = self.hosts.published(snapshot);
         self.rated.retain(|host| {
-            let [before, now] = [&self.hosts, &hosts].map(|hosts| hosts.get(host.0 as usize).map(|entry| &entry.name));
+            let [before, now] = [&before, &self.hosts].map(|hosts| hosts.get(host).map(|entry| &entry.name));
             before == now
         });
-        if self.hosts.iter().zip(&hosts).any(|(before, now)| before.name != now.name) || hosts.len() < self.hosts.len()
-        {
-            self.epoch += 1;
-            // What was with them counts where it ends nowhere.
-            hosts.iter_mut().for_each(|host| host.in_flight = 0);
-        }
-        self.hosts = hosts;
         self.moves.published(&snapshot.routes);
         // What is no longer known here is routed again.
         self.waiting.retain(|_, before| is_placed(&snapshot.routes, before));
@@ -509,16 +331,16 @@ impl Policy for EdgePolicy {
             story.attempt_ended(end, now);
         }
         let Some(host) = ticket.host.take() else { return };
-        if ticket.epoch != self.epoch {
+        if ticket.epoch != self.hosts.epoch() {
             // The index is another host's now, or nobody's, who is not to be told.
             if end.is_unprocessed() {
                 self.stats.refused.add(u64::from(ticket.by_agent));
             }
-            ticket.forget_hosts(self.epoch);
+            ticket.forget_hosts(self.hosts.epoch());
             return;
         }
         if std::mem::take(&mut ticket.counted)
-            && let Some(entry) = self.hosts.get_mut(host.0 as usize)
+            && let Some(entry) = self.hosts.get_mut(host)
         {
             entry.in_flight = entry.in_flight.saturating_sub(1);
         }
@@ -574,7 +396,7 @@ impl Policy for EdgePolicy {
             story.end(record, &format!(",\"agent_queue_us\":{},\"application_us\":{}", agent.queue, agent.application));
         }
         self.measured.record(record);
-        let host = last(&self.hosts, self.epoch, record.ticket).map_or("", |entry| &*entry.name);
+        let host = last(&self.hosts, record.ticket).map_or("", |entry| &*entry.name);
         if let Some(log) = &mut self.log {
             log.line(|out| access_log::write(out, record, host, &mut self.stamps));
         }
@@ -593,8 +415,8 @@ impl Policy for EdgePolicy {
 }
 
 /// The last host that was tried, if it is still known under its index.
-fn last<'h>(hosts: &'h [HostEntry], epoch: u64, ticket: &Ticket) -> Option<&'h HostEntry> {
-    ticket.last.filter(|_| ticket.epoch == epoch).and_then(|host| hosts.get(host.0 as usize))
+fn last<'h>(hosts: &'h Hosts, ticket: &Ticket) -> Option<&'h HostEntry> {
+    ticket.last.filter(|_| ticket.epoch == hosts.epoch()).and_then(|host| hosts.get(host))
 }
 
 /// Whether the table still places an application as it did.
@@ -604,17 +426,12 @@ fn is_placed(routes: &Routes, before: &Placement) -> bool {
         .is_some_and(|route| route.generation() == before.generation && route.moving() == before.moving)
 }
 
-/// FNV-1a over name, address and what we show: which connections are shared.
-fn upstream_key(name: &str, addr: &str, credentials: u64) -> u64 {
-    let bytes = name.bytes().chain([0]).chain(addr.bytes()).chain([0]).chain(credentials.to_le_bytes());
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
 #[cfg(test)]
 mod tests {
-    use steady_table::{App, AppName, Contents, DomainName, Host, TableDir};
+    use steady_table::{App, AppName, Contents, DomainName, Endpoint, Host, TableDir};
 
     use super::*;
+    use crate::snapshot::HostState;
 
     /// A table of these hosts, with an application on the last.
     fn snapshot(hosts: &[&str]) -> Snapshot {
@@ -656,6 +473,11 @@ mod tests {
         assert!(matches!(policy.route(snapshot, &mut request), Decision::Forward(_)));
     }
 
+    fn in_flight(policy: &EdgePolicy) -> Vec<u32> {
+        let hosts = 0..policy.hosts.count() as u32;
+        hosts.map(|host| policy.hosts.get(HostIndex(host)).unwrap().in_flight).collect()
+    }
+
     #[test]
     fn a_request_that_ends_after_its_hosts_index_changed_is_charged_to_no_other_host() {
         let meters = Arc::new(EdgeMeters::new(4));
@@ -664,18 +486,18 @@ mod tests {
         policy.published(&before);
         let (mut old, mut new) = (Ticket::default(), Ticket::default());
         route(&mut policy, &before, &mut old);
-        assert_eq!(policy.hosts.iter().map(|host| host.in_flight).collect::<Vec<_>>(), [0, 0, 1]);
+        assert_eq!(in_flight(&policy), [0, 0, 1]);
         // `a` is removed: what was 2 is 1 now.
         policy.published(&after);
         route(&mut policy, &after, &mut new);
         policy.attempt_ended(&mut old, AttemptEnd::ConnectFailed, Time::ZERO);
-        assert!(last(&policy.hosts, policy.epoch, &old).is_none(), "the log does not name another");
-        assert_eq!(policy.hosts.iter().map(|host| host.in_flight).collect::<Vec<_>>(), [0, 1]);
+        assert!(last(&policy.hosts, &old).is_none(), "the log does not name another");
+        assert_eq!(in_flight(&policy), [0, 1]);
         policy.attempt_ended(&mut new, AttemptEnd::Complete, Time::ZERO);
-        assert_eq!(policy.hosts.iter().map(|host| host.in_flight).collect::<Vec<_>>(), [0, 0]);
+        assert_eq!(in_flight(&policy), [0, 0]);
         // One more at the end changes no index.
-        let epoch = policy.epoch;
+        let epoch = policy.hosts.epoch();
         policy.published(&snapshot(&["b", "c", "d"]));
-        assert_eq!(policy.epoch, epoch);
+        assert_eq!(policy.hosts.epoch(), epoch);
     }
 }

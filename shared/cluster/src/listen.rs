@@ -3,6 +3,7 @@
 //! Which of the two a client speaks is told by its first octet. Handshakes run beside each other, bounded in number and
 //! time, so that one that hangs delays nobody. It serves axum: `axum::serve(Listener::…, router.into_make_service_with_connect_info::<Peer>())`.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
-use crate::stream::{Stranger, Stream, member_of};
+use crate::stream::{Accepted, Stranger, Stream, member_of};
 use crate::{Member, Role};
 
 /// Handshakes under way; further clients wait in the kernel's queue. Answers to clients that connect and say nothing.
@@ -56,7 +57,9 @@ impl Refused {
 /// See the module.
 #[derive(Debug)]
 pub struct Listener {
-    ready: mpsc::Receiver<(Stream, Peer)>,
+    ready: mpsc::Receiver<(Accepted, Peer)>,
+    /// Ends when nothing that was taken is left unread.
+    unread: mpsc::Receiver<Infallible>,
     local: SocketAddr,
     accepting: tokio::task::JoinHandle<()>,
     refused: Arc<Refused>,
@@ -64,7 +67,8 @@ pub struct Listener {
 }
 
 /// Has a [`Listener`] take no more connections and hand out those that it took, for a process that leaves its port to another:
-/// who was taken and is then let down would not know whether to ask again.
+/// who was taken and is then let down would not know whether to ask again. A server that is told to end lets go of those of which
+/// it has read nothing yet, so they are waited for too.
 #[derive(Clone, Debug)]
 pub struct Closing {
     asked: watch::Sender<bool>,
@@ -72,7 +76,8 @@ pub struct Closing {
 }
 
 impl Closing {
-    /// Returns when every connection that was taken is handed out, or has come to nothing.
+    /// Returns when every connection that was taken is handed out and has been read from, or has come to nothing. May take as long
+    /// as the quietest of them.
     pub async fn close(&self) {
         self.asked.send_replace(true);
         // This holds a sender, so it cannot fail.
@@ -102,6 +107,7 @@ impl Listener {
     pub fn new(listener: TcpListener, configs: Configs, plain: Plain) -> io::Result<Listener> {
         let local = listener.local_addr()?;
         let (sender, ready) = mpsc::channel(HANDSHAKES_MAX);
+        let (mark, unread) = mpsc::channel(1);
         let refused = Arc::new(Refused::default());
         let closing = Closing { asked: watch::Sender::new(false), emptied: watch::Sender::new(false) };
         let mut asked = closing.asked.subscribe();
@@ -110,10 +116,10 @@ impl Listener {
             tokio::select! {
                 biased;
                 _ = asked.wait_for(|asked| *asked) => {}
-                () = accept(listener, configs, plain, sender, counted) => {}
+                () = accept(listener, configs, plain, (sender, mark), counted) => {}
             }
         });
-        Ok(Listener { ready, local, accepting, refused, closing })
+        Ok(Listener { ready, unread, local, accepting, refused, closing })
     }
 
     /// How it is closed without letting anybody down.
@@ -137,7 +143,7 @@ async fn accept(
     listener: TcpListener,
     configs: Configs,
     plain: Plain,
-    ready: mpsc::Sender<(Stream, Peer)>,
+    (ready, unread): (mpsc::Sender<(Accepted, Peer)>, mpsc::Sender<Infallible>),
     refused: Arc<Refused>,
 ) {
     let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
@@ -152,14 +158,14 @@ async fn accept(
                 continue;
             }
         };
-        let (configs, ready, refused) = (configs.clone(), ready.clone(), Arc::clone(&refused));
-        let strangers = Arc::clone(&strangers);
+        let (configs, ready, unread) = (configs.clone(), ready.clone(), unread.clone());
+        let (refused, strangers) = (Arc::clone(&refused), Arc::clone(&strangers));
         tokio::spawn(async move {
             let why = match tokio::time::timeout(HANDSHAKE_TIME, greet(stream, addr, &configs, plain, strangers)).await
             {
-                Ok(Ok(greeted)) => {
+                Ok(Ok((stream, peer))) => {
                     // A server that has ended takes no more.
-                    let _ = ready.send(greeted).await;
+                    let _ = ready.send((Accepted::new(stream, unread), peer)).await;
                     return;
                 }
                 Ok(Err(error)) => error.to_string(),
@@ -206,13 +212,14 @@ async fn greet(
 }
 
 impl axum::serve::Listener for Listener {
-    type Io = Stream;
+    type Io = Accepted;
     type Addr = Peer;
 
-    async fn accept(&mut self) -> (Stream, Peer) {
+    async fn accept(&mut self) -> (Accepted, Peer) {
         match self.ready.recv().await {
             Some(accepted) => accepted,
             None => {
+                let None = self.unread.recv().await;
                 self.closing.emptied.send_replace(true);
                 std::future::pending().await
             }
@@ -227,5 +234,47 @@ impl axum::serve::Listener for Listener {
 impl Connected<IncomingStream<'_, Listener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, Listener>) -> Peer {
         stream.remote_addr().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::serve::Listener as _;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_is_closed_once_what_it_took_has_been_read() {
+        let bound = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = bound.local_addr().unwrap();
+        let mut listener = Listener::new(bound, watch::channel(None).1, Plain::Loopback).unwrap();
+        let closing = listener.closing();
+        let mut client = TcpStream::connect(addr).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let (mut stream, _) = listener.accept().await;
+        tokio::spawn(async move { listener.accept().await });
+        let closed = tokio::spawn(async move { closing.close().await });
+        // As many turns of this thread's runtime as anything here needs.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!closed.is_finished(), "a server that is told to end now lets go of it unread");
+        assert_eq!(stream.read(&mut [0; 3]).await.unwrap(), 3);
+        closed.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_leaves_unread_is_not_waited_for() {
+        let bound = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = bound.local_addr().unwrap();
+        let mut listener = Listener::new(bound, watch::channel(None).1, Plain::Loopback).unwrap();
+        let closing = listener.closing();
+        let mut client = TcpStream::connect(addr).await.unwrap();
+        client.write_all(b"GET").await.unwrap();
+        let (stream, _) = listener.accept().await;
+        tokio::spawn(async move { listener.accept().await });
+        drop(stream);
+        closing.close().await;
     }
 }

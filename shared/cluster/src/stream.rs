@@ -1,5 +1,6 @@
 //! A connection of a control side: TLS, or plain TCP where that is allowed.
 
+use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -8,7 +9,7 @@ use std::time::Duration;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Sleep;
 use tokio_rustls::TlsStream;
 
@@ -95,6 +96,42 @@ impl AsyncWrite for Stream {
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Stranger(stranger) => Pin::new(&mut stranger.stream).poll_shutdown(cx),
         }
+    }
+}
+
+/// A connection that a listener has taken. Whether its server has begun to read it can be waited for.
+#[derive(Debug)]
+pub struct Accepted {
+    stream: Stream,
+    /// Until its first octets are read: whoever waits has the other end of the channel.
+    unread: Option<mpsc::Sender<Infallible>>,
+}
+
+impl Accepted {
+    pub(crate) fn new(stream: Stream, unread: mpsc::Sender<Infallible>) -> Accepted {
+        Accepted { stream, unread: Some(unread) }
+    }
+}
+
+impl AsyncRead for Accepted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.unread = self.unread.take().filter(|_| read.is_pending());
+        read
+    }
+}
+
+impl AsyncWrite for Accepted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

@@ -1,5 +1,6 @@
 //! `steady lb`: from a configuration file to a running edge.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -135,13 +136,8 @@ fn prepare(
     elders: &Arc<Elders>,
     orders: mpsc::Receiver<Order>,
 ) -> Result<Prepared, String> {
-    let choice = match config.io {
-        IoChoice::Auto => steady_ring::Choice::Auto,
-        IoChoice::Uring => steady_ring::Choice::Uring,
-        IoChoice::Epoll => steady_ring::Choice::Epoll,
-    };
     let workers = daemon::workers(config.workers);
-    let io = daemon::Io::choose(choice, workers)?;
+    let io = daemon::Io::choose(driver(config.io), workers)?;
     let log = config.log.access.as_deref().map(|path| {
         LogSink::open(path).map_err(|error| format!("the access log {} cannot be opened: {error}", path.display()))
     });
@@ -150,21 +146,7 @@ fn prepare(
     let (certs, tickets) = watch_certs(config, &reload)?;
     let offer = Arc::new(Offer::new(tickets.clone(), Arc::clone(elders), VERSION));
 
-    let mut sockets = Vec::new();
-    let mut listeners = Vec::new();
-    let mut bound = Vec::new();
-    for listen in &config.listen {
-        let name = if listen.tls { "https" } else { "http" };
-        let (socket, addr) = match inherited.take(name, listen.addr) {
-            Some((listener, addr)) => (listener.into(), addr),
-            None => daemon::listen(listen.addr)?,
-        };
-        offer.add(name, listen.addr, &socket).map_err(|error| error.to_string())?;
-        sockets.push(socket);
-        bound.push(edge::Listener { addr, tls: listen.tls });
-        let limits = config.bounds.clients.clone();
-        listeners.push(Listener { tls: listen.tls, proxy_protocol: listen.proxy_protocol, limits });
-    }
+    let Opened { sockets, listeners, addrs } = open_listeners(config, inherited, &offer)?;
     let private = inherited.take(PRIVATE, config.private.addr).map(|(listener, _)| listener);
     let Bounds { worker, upstreams, .. } = (*config.bounds).clone();
     let worker = steady_proxy::Config { listeners, limits: worker, upstream_limits: upstreams };
@@ -176,10 +158,10 @@ fn prepare(
         workers,
         io: io.name().to_owned(),
         io_reason: io.fallback.as_ref().map(|(why, _)| why.clone()),
-        listeners: bound.clone(),
+        listeners: addrs.clone(),
     };
     let (tell_ready, ready) = oneshot::channel::<Ready>();
-    tokio::spawn(say_ready(ready, config.state_dir.clone(), file.to_owned(), bound));
+    tokio::spawn(say_ready(ready, config.state_dir.clone(), file.to_owned(), addrs));
     let log_handle = log.as_ref().map(LogSink::handle);
     let on_reload = move || {
         reload.notify_one();
@@ -206,6 +188,39 @@ fn prepare(
         },
     };
     Ok(Prepared { plane, log, parts, watched })
+}
+
+fn driver(choice: IoChoice) -> steady_ring::Choice {
+    match choice {
+        IoChoice::Auto => steady_ring::Choice::Auto,
+        IoChoice::Uring => steady_ring::Choice::Uring,
+        IoChoice::Epoll => steady_ring::Choice::Epoll,
+    }
+}
+
+/// Where clients connect: each socket, how it is served, and the address that it was really given.
+struct Opened {
+    sockets: Vec<OwnedFd>,
+    listeners: Vec<Listener>,
+    addrs: Vec<edge::Listener>,
+}
+
+/// The listeners of the configuration: inherited ones where there are, and all of them on offer to the next process.
+fn open_listeners(config: &Config, inherited: &mut Inherited, offer: &Offer) -> Result<Opened, String> {
+    let mut opened = Opened { sockets: Vec::new(), listeners: Vec::new(), addrs: Vec::new() };
+    for listen in &config.listen {
+        let name = if listen.tls { "https" } else { "http" };
+        let (socket, addr) = match inherited.take(name, listen.addr) {
+            Some((listener, addr)) => (listener.into(), addr),
+            None => daemon::listen(listen.addr)?,
+        };
+        offer.add(name, listen.addr, &socket).map_err(|error| error.to_string())?;
+        opened.sockets.push(socket);
+        opened.addrs.push(edge::Listener { addr, tls: listen.tls });
+        let limits = config.bounds.clients.clone();
+        opened.listeners.push(Listener { tls: listen.tls, proxy_protocol: listen.proxy_protocol, limits });
+    }
+    Ok(opened)
 }
 
 type Watched = (tokio::sync::watch::Receiver<Certs>, Option<Arc<TicketKeys>>);

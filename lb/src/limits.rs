@@ -20,6 +20,8 @@ pub const UPLOADS: usize = 16;
 pub const PROGRESS_LINES: usize = 256;
 /// Commands that wait for the writer of the table.
 pub const CONTROL_QUEUE: usize = 256;
+/// What the watches of hosts found and nobody has taken in yet: they wait with more.
+pub const HOST_EVENTS: usize = 64;
 /// Operations that wait for the store's thread.
 pub const STORE_QUEUE: usize = 256;
 /// Rows of history that are kept; `GET /v1/routes` shows the last [`HISTORY_SHOWN`].

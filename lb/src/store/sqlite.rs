@@ -3,21 +3,26 @@
 //! Operations queue for that thread in order (bounded), so there is one writer and no lock. Readers of the file may be
 //! others (`sqlite3 store.db`): WAL lets them.
 
+mod rows;
+mod write;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::thread;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use steady_table::{AppName, DomainName};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    AppRecord, Commit, Contents, EventRecord, EventsOf, Expect, HistoryEntry, HostRecord, Kind, MovingTo, Numbers,
-    Result, Store, StoreError, WorkflowRecord, Write,
+    AppRecord, Commit, Contents, EventRecord, EventsOf, HistoryEntry, Numbers, Result, Store, StoreError,
+    WorkflowRecord,
 };
-use crate::limits::{EVENT_ROWS, HISTORY_ROWS, STORE_BUSY, STORE_QUEUE, WORKFLOW_ROWS};
+use crate::limits::{STORE_BUSY, STORE_QUEUE};
+use rows::{APP, WORKFLOW, app, app_name, counter, domain, host, integer, number, rows, version, workflow};
+use write::{count_up, write_all};
 
 /// Each entry brings the schema one version further; entries are never changed once released.
 const MIGRATIONS: &[&str] = &["
@@ -270,229 +275,6 @@ fn prepare(connection: &mut Connection) -> Result<()> {
     transaction.pragma_update(None, "user_version", known)?;
     transaction.commit()?;
     Ok(())
-}
-
-fn write_all(transaction: &Transaction<'_>, commit: &Commit) -> Result<u64> {
-    for expect in &commit.expect {
-        let Expect::Generation(name, expected) = expect;
-        let query = "SELECT generation FROM apps WHERE name = ?";
-        let found = rows(transaction, query, [name.as_str()], |row| number(row, 0))?.first().copied();
-        if found != *expected {
-            return Err(StoreError::Conflict { app: name.clone(), expected: *expected, found });
-        }
-    }
-    for write in &commit.writes {
-        write_one(transaction, write)?;
-    }
-    if !commit.changes_routes() {
-        return counter(transaction, "revision");
-    }
-    let revision = count_up(transaction, "revision")?;
-    let row = params![integer(revision)?, integer(commit.at_ms)?, commit.what];
-    transaction.execute("INSERT INTO history VALUES (?, ?, ?)", row)?;
-    transaction
-        .execute("DELETE FROM history WHERE revision <= ?", [integer(revision.saturating_sub(HISTORY_ROWS))?])?;
-    Ok(revision)
-}
-
-fn write_one(transaction: &Transaction<'_>, write: &Write) -> Result<()> {
-    match write {
-        Write::PutHost(host) => {
-            let sql = "INSERT INTO hosts (name, addr, control, token_file) VALUES (?, ?, ?, ?)
-                       ON CONFLICT (name) DO UPDATE SET
-                       addr = excluded.addr, control = excluded.control, token_file = excluded.token_file";
-            transaction.execute(sql, params![host.name, host.addr, host.control, host.token_file])?;
-        }
-        Write::RemoveHost(name) => {
-            transaction.execute("DELETE FROM hosts WHERE name = ?", [name])?;
-        }
-        Write::PutApp(record) => put_app(transaction, record)?,
-        Write::RemoveApp(name) => {
-            transaction.execute("DELETE FROM apps WHERE name = ?", [name.as_str()])?;
-        }
-        Write::Burn(name, numbers) => burn(transaction, name, *numbers)?,
-        Write::PutCustom(domain, app) => {
-            let sql = "INSERT OR REPLACE INTO customs VALUES (?, ?)";
-            transaction.execute(sql, [domain.as_str(), app.as_str()])?;
-        }
-        Write::RemoveCustom(domain) => {
-            transaction.execute("DELETE FROM customs WHERE domain = ?", [domain.as_str()])?;
-        }
-        Write::SetDomains(domains) => {
-            transaction.execute("DELETE FROM domains", [])?;
-            for domain in domains {
-                transaction.execute("INSERT INTO domains (name) VALUES (?)", [domain.as_str()])?;
-            }
-        }
-        Write::PutWorkflow(record) => put_workflow(transaction, record)?,
-        Write::RaiseRevision(least) => {
-            let revision = counter(transaction, "revision")?.max(*least);
-            transaction.execute("UPDATE meta SET value = ? WHERE key = 'revision'", [revision.to_string()])?;
-        }
-        Write::SetMeta(key, value) => {
-            transaction.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [*key, value])?;
-        }
-        Write::AddEvent(record) => add_event(transaction, record)?,
-        Write::SetCursor(stream, saved) => {
-            transaction.execute("INSERT OR REPLACE INTO cursors VALUES (?, ?)", params![stream, saved])?;
-        }
-    }
-    Ok(())
-}
-
-fn put_app(transaction: &Transaction<'_>, record: &AppRecord) -> Result<()> {
-    let moving_generation = record.moving.as_ref().map(|moving| integer(moving.generation)).transpose()?;
-    transaction.execute(
-        "INSERT OR REPLACE INTO apps VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        params![
-            record.name.as_str(),
-            record.host,
-            integer(record.generation)?,
-            record.moving.as_ref().map(|moving| &moving.to),
-            moving_generation,
-            record.version,
-            record.digest,
-            record.exclusive,
-            integer(record.created_at)?,
-            integer(record.updated_at)?,
-        ],
-    )?;
-    let generation = record.moving.as_ref().map_or(0, |moving| moving.generation).max(record.generation);
-    burn(transaction, &record.name, Numbers { generation, version: record.version })
-}
-
-fn burn(transaction: &Transaction<'_>, app: &AppName, numbers: Numbers) -> Result<()> {
-    let sql = "INSERT INTO numbers VALUES (?, ?, ?) ON CONFLICT (app) DO UPDATE SET
-               generation = max(generation, excluded.generation), version = max(version, excluded.version)";
-    transaction.execute(sql, params![app.as_str(), integer(numbers.generation)?, numbers.version])?;
-    Ok(())
-}
-
-fn add_event(transaction: &Transaction<'_>, record: &EventRecord) -> Result<()> {
-    let text = serde_json::to_string(&record.event).map_err(|error| StoreError::Failed(error.to_string()))?;
-    let sql = "INSERT INTO events (host, app, event) VALUES (?, ?, ?)";
-    transaction.execute(sql, params![record.host, record.event.app, text])?;
-    let gone = transaction.last_insert_rowid().saturating_sub(integer(EVENT_ROWS)?);
-    transaction.execute("DELETE FROM events WHERE id <= ?", [gone])?;
-    Ok(())
-}
-
-fn put_workflow(transaction: &Transaction<'_>, record: &WorkflowRecord) -> Result<()> {
-    let finished = record.finished.map(integer).transpose()?;
-    transaction.execute(
-        "INSERT OR REPLACE INTO workflows VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        params![
-            integer(record.id)?,
-            record.kind.as_str(),
-            record.app.as_str(),
-            record.step,
-            record.state.to_string(),
-            integer(record.started)?,
-            finished,
-            record.error,
-        ],
-    )?;
-    if finished.is_some() {
-        let sql = "DELETE FROM workflows WHERE finished IS NOT NULL AND id <= ?";
-        transaction.execute(sql, [integer(record.id.saturating_sub(WORKFLOW_ROWS))?])?;
-    }
-    Ok(())
-}
-
-const APP: &str =
-    "name, host, generation, moving_to, moving_generation, version, digest, exclusive, created_at, updated_at";
-const WORKFLOW: &str = "id, kind, app, step, state, started, finished, error";
-
-fn rows<T>(
-    connection: &Connection,
-    query: &str,
-    values: impl rusqlite::Params,
-    read: impl Fn(&Row<'_>) -> Result<T>,
-) -> Result<Vec<T>> {
-    let mut statement = connection.prepare_cached(query)?;
-    let mut found = statement.query(values)?;
-    let mut all = Vec::new();
-    while let Some(row) = found.next()? {
-        all.push(read(row)?);
-    }
-    Ok(all)
-}
-
-fn host(row: &Row<'_>) -> Result<HostRecord> {
-    Ok(HostRecord { name: row.get(0)?, addr: row.get(1)?, control: row.get(2)?, token_file: row.get(3)? })
-}
-
-fn app(row: &Row<'_>) -> Result<AppRecord> {
-    let moving = match row.get::<_, Option<String>>(3)? {
-        Some(to) => Some(MovingTo { to, generation: number(row, 4)? }),
-        None => None,
-    };
-    Ok(AppRecord {
-        name: app_name(row, 0)?,
-        host: row.get(1)?,
-        generation: number(row, 2)?,
-        moving,
-        version: version(row, 5)?,
-        digest: row.get(6)?,
-        exclusive: row.get(7)?,
-        created_at: number(row, 8)?,
-        updated_at: number(row, 9)?,
-    })
-}
-
-fn workflow(row: &Row<'_>) -> Result<WorkflowRecord> {
-    let kind: String = row.get(1)?;
-    let state: String = row.get(4)?;
-    Ok(WorkflowRecord {
-        id: number(row, 0)?,
-        kind: Kind::parse(&kind).ok_or_else(|| StoreError::Corrupt { what: format!("a workflow of kind {kind:?}") })?,
-        app: app_name(row, 2)?,
-        step: row.get(3)?,
-        state: serde_json::from_str(&state)
-            .map_err(|error| StoreError::Corrupt { what: format!("a workflow's state: {error}") })?,
-        started: number(row, 5)?,
-        finished: row.get::<_, Option<i64>>(6)?.map(unsigned).transpose()?,
-        error: row.get(7)?,
-    })
-}
-
-fn app_name(row: &Row<'_>, column: usize) -> Result<AppName> {
-    let text: String = row.get(column)?;
-    AppName::new(&text).map_err(|error| StoreError::Corrupt { what: error.to_string() })
-}
-
-fn domain(row: &Row<'_>, column: usize) -> Result<DomainName> {
-    let text: String = row.get(column)?;
-    DomainName::new(&text).map_err(|error| StoreError::Corrupt { what: error.to_string() })
-}
-
-fn number(row: &Row<'_>, column: usize) -> Result<u64> {
-    unsigned(row.get(column)?)
-}
-
-fn unsigned(value: i64) -> Result<u64> {
-    u64::try_from(value).map_err(|_| StoreError::Corrupt { what: format!("the number {value}") })
-}
-
-fn version(row: &Row<'_>, column: usize) -> Result<u32> {
-    let value = number(row, column)?;
-    u32::try_from(value).map_err(|_| StoreError::Corrupt { what: format!("the version {value}") })
-}
-
-/// SQLite's integers are signed.
-fn integer(value: u64) -> Result<i64> {
-    i64::try_from(value).map_err(|_| StoreError::Failed(format!("{value} is more than it can hold")))
-}
-
-fn counter(connection: &Connection, key: &str) -> Result<u64> {
-    let text: String = connection.query_row("SELECT value FROM meta WHERE key = ?", [key], |row| row.get(0))?;
-    text.parse().map_err(|_| StoreError::Corrupt { what: format!("{key} = {text:?}") })
-}
-
-fn count_up(connection: &Connection, key: &str) -> Result<u64> {
-    let next = counter(connection, key)? + 1;
-    connection.execute("UPDATE meta SET value = ? WHERE key = ?", params![next.to_string(), key])?;
-    Ok(next)
 }
 
 impl From<rusqlite::Error> for StoreError {

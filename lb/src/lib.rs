@@ -22,6 +22,7 @@ pub mod derive;
 pub mod edge;
 pub mod limits;
 pub mod metrics;
+pub mod older;
 pub mod reconcile;
 pub mod reports;
 mod run;

@@ -62,6 +62,8 @@ pub const RETRY_MOST: Duration = Duration::from_secs(5);
 /// Applications of one host that are put right at once when it returns: enough that their way there and back does not add up, few
 /// enough that a host which comes back with thousands is not given all their archives together.
 pub const RECONCILED_AT_ONCE: usize = 16;
+/// Hosts that are asked at once what they hold of an application, before it gets a new generation.
+pub const ASKED_AT_ONCE: usize = 64;
 /// Attempts of a step that only tidies up and that a host's return repeats anyway.
 pub const TIDY_ATTEMPTS: u32 = 3;
 /// Attempts of a step before the hand-over when the agent could not be reached.

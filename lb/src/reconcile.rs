@@ -17,6 +17,7 @@ use crate::agents::client::{AgentError, AppStatus, Placement, Role};
 use crate::control::ControlError;
 use crate::edge::Edge;
 use crate::limits::{AGENT_ANSWER, RECONCILED_AT_ONCE, RETRY_FIRST, RETRY_MOST};
+use crate::older::{Older, above, is_ahead};
 use crate::snapshot::HostState;
 use crate::store::{AppRecord, Commit, Numbers, StoreError, Write};
 use crate::workflow::Tracker;
@@ -30,9 +31,9 @@ pub enum Repair {
     OwnAbove(u64),
     /// It lives elsewhere, or nowhere any more: the host forgets it.
     Forget { generation: u64 },
-    /// By the store it lives elsewhere, but the host's generation is one that the store never gave out: the store is the older
-    /// of the two, and what the host has is not its to delete.
-    Ahead { generation: u64 },
+    /// By the store it lives elsewhere, but the host's generation or version is one that the store never gave out: the store is
+    /// the older of the two, and what the host has is not its to delete.
+    Ahead { generation: u64, version: u32 },
     /// This store never knew it.
     Unknown,
 }
@@ -58,13 +59,11 @@ pub fn decide(host: &str, record: Option<&AppRecord>, claim: Option<&AppStatus>,
                 _ => Some(Repair::Own),
             }
         }
-        (Some(record), Some(claim)) if claim.generation > numbers.generation.max(record.generation) => {
-            Some(Repair::Ahead { generation: claim.generation })
+        (Some(record), Some(claim)) if is_ahead(claim, numbers.with(record)) => {
+            Some(Repair::Ahead { generation: claim.generation, version: claim.version })
         }
         (Some(record), Some(claim)) => Some(Repair::Forget { generation: record.generation.max(claim.generation) }),
-        (None, Some(claim)) if numbers.generation >= claim.generation => {
-            Some(Repair::Forget { generation: numbers.generation })
-        }
+        (None, Some(claim)) if !is_ahead(claim, numbers) => Some(Repair::Forget { generation: numbers.generation }),
         (None, Some(_)) => Some(Repair::Unknown),
         (_, None) => None,
     }
@@ -81,15 +80,8 @@ pub(crate) enum NotYet {
     Control(#[from] ControlError),
     #[error("{0} of its applications have a workflow under way")]
     Busy(usize),
-    #[error(
-        "this store is an older copy: {host} has {app} with generation {generation}, which it never gave out. Put a newer copy back; or save \
-         what {host} has of it, and have its agent forget it (DELETE /v1/apps/{app}?generation={generation})"
-    )]
-    Ahead { app: AppName, host: String, generation: u64 },
-    #[error(
-        "this store is an older copy, and {host} may have what came after it but cannot be asked ({error}): start it, or remove it for good"
-    )]
-    Unasked { host: String, error: AgentError },
+    #[error(transparent)]
+    Older(#[from] Older),
 }
 
 /// What a host just said that it has; `None`: it is asked.
@@ -209,7 +201,7 @@ async fn one(edge: &Arc<Edge>, handle: &HostHandle, name: &AppName, claim: Optio
     match mend(edge, handle, name, record, numbers, repair).await {
         Ok(()) => edge.metrics.reconciled(),
         // Nothing that is tried again here helps; the next time that it returns it is told again.
-        Err(error @ NotYet::Ahead { .. }) if repair_is_left => {
+        Err(error @ NotYet::Older(Older::Ahead { .. })) if repair_is_left => {
             tracing::error!(app = %name, host, %error, "it is left alone")
         }
         // One that cannot run there stays its host's to report; the others go on.
@@ -231,9 +223,9 @@ async fn mend(
 ) -> Result<(), NotYet> {
     match (repair, record) {
         (Repair::Forget { generation }, _) => Ok(handle.client.delete(name, generation).await?),
-        (Repair::Ahead { generation }, _) => {
+        (Repair::Ahead { generation, version }, _) => {
             let (app, host) = (name.clone(), handle.record.name.clone());
-            Err(NotYet::Ahead { app, host, generation })
+            Err(Older::Ahead { app, host, generation, version }.into())
         }
         (Repair::Own, Some(record)) => match own(edge, handle, &record).await {
             // Of what has left it a host shows nothing until it is asked to take it again.
@@ -253,43 +245,16 @@ async fn mend(
 async fn own_above(
     edge: &Edge,
     handle: &HostHandle,
-    record: AppRecord,
+    mut record: AppRecord,
     numbers: Numbers,
     seen: u64,
 ) -> Result<(), NotYet> {
-    let record = above(edge, record, numbers, seen).await?;
+    record.generation = above(edge, &record.name, Some(&record.host), numbers.with(&record), seen).await?;
+    record.updated_at = edge.now();
     let what = format!("{} on {} has generation {}", record.name, record.host, record.generation);
     let writes = vec![Write::PutApp(record.clone())];
     edge.control.commit(Commit { at_ms: edge.now(), what, expect: Vec::new(), writes }).await?;
     own(edge, handle, &record).await
-}
-
-/// The application's record with a generation above what its host has `seen` and what the store gave out. Where the store never
-/// gave out what was seen, it is an older copy, and the application may have gone to another host since: then every other
-/// host must say first that it has nothing newer, or that would be deleted as stale from now on.
-pub(crate) async fn above(
-    edge: &Edge,
-    mut record: AppRecord,
-    numbers: Numbers,
-    seen: u64,
-) -> Result<AppRecord, NotYet> {
-    let known = numbers.generation.max(record.generation);
-    if seen > known {
-        for other in edge.hosts.all().into_iter().filter(|other| other.record.name != record.host) {
-            let host = other.record.name.clone();
-            let apps = other.client.apps(AGENT_ANSWER).await;
-            let apps = apps.map_err(|error| NotYet::Unasked { host: host.clone(), error })?;
-            let newer = |claim: &AppStatus| {
-                claim.name == record.name.as_str() && claim.role != Role::Absent && claim.generation > known
-            };
-            if let Some(claim) = apps.into_iter().find(newer) {
-                return Err(NotYet::Ahead { app: record.name, host, generation: claim.generation });
-            }
-        }
-    }
-    record.generation = seen.max(known) + 1;
-    record.updated_at = edge.now();
-    Ok(record)
 }
 
 async fn own(edge: &Edge, handle: &HostHandle, record: &AppRecord) -> Result<(), NotYet> {
@@ -350,7 +315,12 @@ mod tests {
     #[test]
     fn what_is_newer_than_anything_that_the_store_gave_out_is_left_alone() {
         let newer = decide("h1", Some(&record("h2", 4)), Some(&claim(Role::Owner, 6)), numbers(5));
-        assert_eq!(newer, Some(Repair::Ahead { generation: 6 }));
+        assert_eq!(newer, Some(Repair::Ahead { generation: 6, version: 2 }));
+        let mut deployed = claim(Role::Owner, 4);
+        deployed.version = 3;
+        let newer = decide("h1", Some(&record("h2", 4)), Some(&deployed), numbers(5));
+        assert_eq!(newer, Some(Repair::Ahead { generation: 4, version: 3 }));
+        assert_eq!(decide("h1", None, Some(&deployed), numbers(5)), Some(Repair::Unknown));
     }
 
     #[test]

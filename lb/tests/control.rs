@@ -15,28 +15,6 @@ use steady_lb::workflow::Tracker;
 use steady_table::DomainName;
 use support::*;
 
-/// Two hosts, and an edge that has deployed `shop` on the first.
-async fn deployed(exclusive: bool) -> (Arc<World>, tempfile::TempDir, Life) {
-    let (world, dir, life) = begun(exclusive).await;
-    let lines = life.deploy_shop("one").await;
-    assert!(done(&lines), "{lines:#?}");
-    (world, dir, life)
-}
-
-async fn begun(exclusive: bool) -> (Arc<World>, tempfile::TempDir, Life) {
-    let world = World::new(exclusive);
-    Agent::start(&world, "h1").await;
-    Agent::start(&world, "h2").await;
-    let dir = tempfile::tempdir().unwrap();
-    let life = Life::begin(&world, dir.path(), Fuse::new(u64::MAX)).await;
-    (world, dir, life)
-}
-
-fn agent(world: &World, name: &str) -> Arc<Agent> {
-    let agents = world.agents.lock().unwrap();
-    Arc::clone(agents.iter().find(|agent| agent.name == name).unwrap())
-}
-
 fn steps(lines: &[Value]) -> Vec<&str> {
     lines.iter().filter_map(|line| line["step"].as_str()).collect()
 }
@@ -241,73 +219,6 @@ async fn a_host_that_lost_everything_gets_its_applications_again() {
     life.until(|| world.owners() == [("h1".to_owned(), 1, 1)]).await;
     life.quiesce(&world).await;
     life.assert_consistent(&world).await;
-}
-
-/// The edge's store is a copy from before `shop` went from h1 to h2. Neither host is reached yet.
-async fn put_back() -> (Arc<World>, tempfile::TempDir, Life) {
-    let (world, dir, life) = deployed(true).await;
-    let (h1, h2) = (agent(&world, "h1"), agent(&world, "h2"));
-    for host in [&h1, &h2] {
-        host.die();
-        life.until(|| life.edge.hosts.state(&host.name) == HostState::Down).await;
-    }
-    let owner = FakeApp { generation: 2, running: true, ..h1.app().unwrap() };
-    h2.bundles.lock().unwrap().insert(owner.digest.clone());
-    h1.apps.lock().unwrap().insert(APP.into(), FakeApp { role: "absent", running: false, ..owner.clone() });
-    h2.apps.lock().unwrap().insert(APP.into(), owner);
-    (world, dir, life)
-}
-
-#[tokio::test]
-async fn a_store_that_is_older_than_a_host_deletes_nothing_there() {
-    let (world, _dir, life) = put_back().await;
-    let (h1, h2) = (agent(&world, "h1"), agent(&world, "h2"));
-    world.take_journal();
-    h1.revive().await;
-    life.until(|| world.journal.lock().unwrap().iter().any(|line| line == "h1 PUT owner g1 v1 -> 409")).await;
-    h2.revive().await;
-    life.until(|| ["h1", "h2"].iter().all(|host| life.edge.hosts.state(host) == HostState::Up)).await;
-    steady_lb::reconcile::host_returned(Arc::clone(&life.edge), "h2".into(), None).await;
-    // Nor does it by a redeployment, nor is there a second owner.
-    let lines = life.deploy_shop("two").await;
-    let last = lines.last().unwrap();
-    assert!(last["detail"].as_str().unwrap().contains("h2 has shop with generation 2"), "{last}");
-    assert_eq!(world.owners(), [("h2".to_owned(), 2, 1)]);
-    // Once somebody has decided that what h2 has is to go, the store is obeyed.
-    h2.apps.lock().unwrap().insert(APP.into(), h1.app().unwrap());
-    life.until(|| world.owners() == [("h1".to_owned(), 3, 1)]).await;
-    life.quiesce(&world).await;
-    life.assert_consistent(&world).await;
-}
-
-#[tokio::test]
-async fn a_host_that_has_seen_more_than_the_store_gets_a_number_above_by_its_return_or_a_redeployment() {
-    for redeployed in [false, true] {
-        let (world, _dir, life) = put_back().await;
-        let (h1, h2) = (agent(&world, "h1"), agent(&world, "h2"));
-        h2.apps.lock().unwrap().clear();
-        h2.revive().await;
-        life.until(|| life.edge.hosts.state("h2") == HostState::Up).await;
-        if redeployed {
-            // It returns as it should be, and lets go only then.
-            let left = h1.app().unwrap();
-            let digest = life.edge.store().app(name(APP)).await.unwrap().unwrap().digest;
-            let owner = FakeApp { role: "owner", generation: 1, version: 1, digest, running: true };
-            h1.apps.lock().unwrap().insert(APP.into(), owner);
-            h1.revive().await;
-            life.until(|| life.edge.hosts.state("h1") == HostState::Up).await;
-            steady_lb::reconcile::host_returned(Arc::clone(&life.edge), "h1".into(), None).await;
-            h1.apps.lock().unwrap().insert(APP.into(), left);
-            let lines = life.deploy_shop("two").await;
-            assert!(done(&lines), "{lines:#?}");
-        } else {
-            h1.revive().await;
-        }
-        let version = 1 + u32::from(redeployed);
-        life.until(|| world.owners() == [("h1".to_owned(), 3, version)]).await;
-        life.quiesce(&world).await;
-        life.assert_consistent(&world).await;
-    }
 }
 
 #[tokio::test]

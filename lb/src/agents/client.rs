@@ -196,6 +196,15 @@ impl AgentClient {
         }
     }
 
+    /// `GET /v1/apps/NAME`: what this host says of one application; `None` where it has none of that name.
+    pub async fn app(&self, app: &AppName, deadline: Duration) -> Result<Option<AppStatus>, AgentError> {
+        match self.json(Method::GET, &format!("/v1/apps/{app}"), None, deadline).await {
+            Ok(status) => Ok(Some(status)),
+            Err(AgentError::Rejected { status: 404, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// `GET /v1/reports`: its reports, without end.
     pub async fn reports(&self) -> Result<hyper::body::Incoming, AgentError> {
         let answer = self.send(Method::GET, "/v1/reports", Body::empty(), None, AGENT_ANSWER).await?;

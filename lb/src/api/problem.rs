@@ -108,7 +108,7 @@ impl From<CannotDeploy> for Problem {
         let status = match error {
             CannotDeploy::NoHost(name) => return Problem::no_host(&name),
             CannotDeploy::Reserved(_) => 422,
-            CannotDeploy::Elsewhere { .. } => 409,
+            CannotDeploy::Elsewhere { .. } | CannotDeploy::Older(_) => 409,
             _ => 503,
         };
         Problem::new(status, "it cannot be deployed", error)

@@ -68,6 +68,13 @@ pub struct Numbers {
     pub version: u32,
 }
 
+impl Numbers {
+    /// With those of a record, which are given out too.
+    pub fn with(self, record: &AppRecord) -> Numbers {
+        Numbers { generation: self.generation.max(record.generation), version: self.version.max(record.version) }
+    }
+}
+
 /// A workflow: recorded before each step's effect, so that it can be taken up again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkflowRecord {

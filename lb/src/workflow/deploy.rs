@@ -16,7 +16,7 @@ use crate::agents::client::{AgentError, Placement, Role};
 use crate::bundles::Received;
 use crate::edge::Edge;
 use crate::limits::{PREPARE_ATTEMPTS, TIDY_ATTEMPTS};
-use crate::reconcile::above;
+use crate::older::{Older, above, look};
 use crate::snapshot::HostState;
 use crate::store::{AppRecord, Kind, Numbers, StoreError, Write};
 
@@ -38,6 +38,9 @@ pub struct DeployState {
     /// Its host knew a greater generation than the store, which has one above it since.
     #[serde(default)]
     raised: bool,
+    /// The host refused it for a generation of its own: what it has, it has from elsewhere, and keeps.
+    #[serde(default)]
+    refused: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +72,8 @@ pub enum CannotDeploy {
     NotUp { host: String },
     #[error("no host is up and has room: look at GET /v1/hosts")]
     NoneUp,
+    #[error(transparent)]
+    Older(#[from] Older),
     #[error("the store failed: {0}")]
     Store(#[from] StoreError),
 }
@@ -100,10 +105,14 @@ pub async fn plan(lock: &AppLock, host: Option<&str>) -> Result<Plan, CannotDepl
         (None, Some(host)) => host.to_owned(),
         (None, None) => least_loaded(edge).await?,
     };
-    match edge.hosts.state(&chosen) {
-        HostState::Up => Ok(Plan { host: chosen, old }),
-        HostState::Suspected | HostState::Down => Err(CannotDeploy::NotUp { host: chosen }),
+    if edge.hosts.state(&chosen) != HostState::Up {
+        return Err(CannotDeploy::NotUp { host: chosen });
     }
+    if old.is_none() {
+        // It gets a generation, beside which what a host has from a newer store would count as left over.
+        look(edge, &lock.app, edge.store().numbers(lock.app.clone()).await?).await?;
+    }
+    Ok(Plan { host: chosen, old })
 }
 
 /// Of the hosts that are up and have room, the one with the fewest applications; of equals, the first by name.
@@ -139,6 +148,7 @@ pub async fn begin(
         reason_step: None,
         unsure: false,
         raised: false,
+        refused: false,
     };
     let burnt = Numbers { generation: state.generation, version: state.version };
     let writes = vec![Write::Burn(lock.app.clone(), burnt)];
@@ -234,30 +244,46 @@ impl Flow<DeployState> {
                     result => result,
                 }
             }
-            Err(AgentError::Stale { known: Some(known), .. }) if self.state.old.is_some() && !self.state.raised => {
-                self.raise(edge, known).await
+            Err(AgentError::Stale { known: Some(known), .. }) if !self.state.raised => self.raise(edge, known).await,
+            Err(error) => {
+                self.state.refused = matches!(error, AgentError::Stale { .. });
+                self.turn_back(edge, "start", &error.to_string(), unsure.into_inner()).await
             }
-            Err(error) => self.turn_back(edge, "start", &error.to_string(), unsure.into_inner()).await,
         }
     }
 
-    /// The host of the old version has seen a greater generation than the store's: the application gets one above, and is started
-    /// with that. Once; a host's number does not grow by itself.
+    /// The host has seen a greater generation than the store's: the application gets one above, and is started with that. Once;
+    /// a host's number does not grow by itself.
     async fn raise(&mut self, edge: &Edge, known: u64) -> Result<(), Failure> {
-        let app = self.app().clone();
-        let raised = match (edge.store().app(app.clone()).await, edge.store().numbers(app.clone()).await) {
-            (Ok(Some(old)), Ok(numbers)) => above(edge, old, numbers, known).await.map_err(|error| error.to_string()),
-            (Err(error), _) | (_, Err(error)) => Err(error.to_string()),
-            (Ok(None), _) => Err("it is not in the store".to_owned()),
-        };
-        match raised {
-            Ok(old) => {
-                (self.state.generation, self.state.raised) = (old.generation, true);
-                let what = format!("{app} on {} has generation {}", old.host, old.generation);
-                self.enter(edge, "start", vec![Write::PutApp(old)], what).await
+        match self.raised(edge, known).await {
+            Ok((generation, old)) => {
+                (self.state.generation, self.state.raised) = (generation, true);
+                let (app, host) = (self.app().clone(), self.state.host.clone());
+                let burnt = Write::Burn(app.clone(), Numbers { generation, version: self.state.version });
+                let what = format!("{app} on {host} has generation {generation}");
+                self.enter(edge, "start", old.map(Write::PutApp).into_iter().chain([burnt]).collect(), what).await
             }
-            Err(why) => self.turn_back(edge, "start", &why, false).await,
+            Err(why) => {
+                self.state.refused = true;
+                self.turn_back(edge, "start", &why, false).await
+            }
         }
+    }
+
+    /// The generation above `known`, and what is replaced with it.
+    async fn raised(&self, edge: &Edge, known: u64) -> Result<(u64, Option<AppRecord>), String> {
+        let app = self.app();
+        let old = edge.store().app(app.clone()).await.map_err(|error| error.to_string())?;
+        let mut given = edge.store().numbers(app.clone()).await.map_err(|error| error.to_string())?;
+        // What this deployment took is nobody's: whoever has it has it from elsewhere.
+        given.version = self.state.version - 1;
+        if old.is_none() {
+            given.generation = self.state.generation - 1;
+        }
+        // One that replaces nothing may replace nothing that its own host has from elsewhere either.
+        let owner = old.as_ref().map(|old| old.host.as_str());
+        let generation = above(edge, app, owner, given, known).await.map_err(|error| error.to_string())?;
+        Ok((generation, old.map(|old| AppRecord { generation, updated_at: edge.now(), ..old })))
     }
 
     fn placement(&self, version: u32, digest: &str) -> Placement {
@@ -300,6 +326,7 @@ impl Flow<DeployState> {
         let (host, app) = (self.state.host.clone(), self.app().clone());
         if let Some(handle) = edge.hosts.find(&host) {
             let undone = match &self.state.old {
+                None if self.state.refused => Ok(()),
                 None => {
                     let generation = self.state.generation;
                     self.attempt(edge, "undo", TIDY_ATTEMPTS, || handle.client.delete(&app, generation)).await

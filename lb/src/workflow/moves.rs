@@ -26,6 +26,7 @@ use crate::agents::HostHandle;
 use crate::agents::client::{AgentError, Drained, Placement, Role};
 use crate::edge::Edge;
 use crate::limits::{PREPARE_ATTEMPTS, TIDY_ATTEMPTS};
+use crate::older::{Older, above, look};
 use crate::snapshot::HostState;
 use crate::store::{AppRecord, Kind, MovingTo, Numbers, Write};
 
@@ -50,6 +51,12 @@ pub struct MoveState {
     /// Why it is undone or goes back.
     reason: Option<String>,
     reason_step: Option<String>,
+    /// The new host knew a greater generation than the store; this move's is one above it since.
+    #[serde(default)]
+    raised: bool,
+    /// The new host refused it for a generation of its own: what it has, it has from elsewhere, and keeps.
+    #[serde(default)]
+    refused: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +100,13 @@ pub enum CannotMove {
          that the machine is off, then repeat with --force (\"force\": true)"
     )]
     NeedsForce { app: AppName, host: String },
+    #[error(
+        "{host} has {app} with generation {found}, of which the store knows {known}: it is put right by itself once every host can be \
+         asked; the log says what is in the way"
+    )]
+    NotRight { app: AppName, host: String, found: u64, known: u64 },
+    #[error(transparent)]
+    Older(#[from] Older),
     #[error("the store failed: {0}")]
     Store(#[from] crate::store::StoreError),
 }
@@ -119,7 +133,13 @@ pub async fn plan(lock: &AppLock, to: &str, force: bool) -> Result<AppRecord, Ca
             HostState::Down => return Err(CannotMove::NeedsForce { app: app_name, host }),
         }
     }
-    Ok(app)
+    let given = edge.store().numbers(app.name.clone()).await?.with(&app);
+    match look(edge, &app.name, given).await {
+        Err(Older::Ahead { app: name, host, generation, .. }) if host == app.host => {
+            Err(CannotMove::NotRight { app: name, host, found: generation, known: given.generation })
+        }
+        looked => looked.map(|()| app).map_err(CannotMove::Older),
+    }
 }
 
 /// Records the intent. The generation is taken from here on, whatever becomes of the move.
@@ -148,6 +168,8 @@ pub async fn begin(
         force,
         reason: None,
         reason_step: None,
+        raised: false,
+        refused: false,
     };
     let burn = Write::Burn(app.name.clone(), Numbers { generation, version: app.version });
     let mut flow = Flow::begin(edge, Kind::Move, &app.name, "prepare", state, vec![burn], progress).await?;
@@ -243,7 +265,36 @@ impl Flow<MoveState> {
                     result => result,
                 }
             }
-            Err(error) => self.turn_back(edge, "prepare", &error.to_string()).await,
+            Err(AgentError::Stale { known: Some(known), .. }) if !self.state.raised => self.raise(edge, known).await,
+            Err(error) => {
+                self.state.refused = matches!(error, AgentError::Stale { .. });
+                self.turn_back(edge, "prepare", &error.to_string()).await
+            }
+        }
+    }
+
+    /// The new host has seen a greater generation than the store's: the move takes one above, once. Where something newer is
+    /// anywhere it takes none.
+    async fn raise(&mut self, edge: &Edge, known: u64) -> Result<(), Failure> {
+        let app = self.app().clone();
+        let raised = match edge.store().numbers(app.clone()).await {
+            Ok(given) => {
+                // What this move took is nobody's: whoever has it has it from elsewhere.
+                let given = Numbers { generation: self.state.generation - 1, ..given };
+                above(edge, &app, Some(&self.state.from), given, known).await.map_err(|error| error.to_string())
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        match raised {
+            Ok(generation) => {
+                (self.state.generation, self.state.raised) = (generation, true);
+                let burn = Write::Burn(app, Numbers { generation, version: self.state.version });
+                self.enter(edge, "prepare", vec![burn], String::new()).await
+            }
+            Err(why) => {
+                self.state.refused = true;
+                self.turn_back(edge, "prepare", &why).await
+            }
         }
     }
 
@@ -425,7 +476,10 @@ impl Flow<MoveState> {
     async fn undo(&mut self, edge: &Edge) -> Result<(), Failure> {
         self.settle(edge, "undo").await?;
         let (to, generation) = (self.state.to.clone(), self.state.generation);
-        let detail = self.tidy(edge, "undo", &to, generation).await;
+        let detail = match self.state.refused {
+            true => "it keeps what it has".to_owned(),
+            false => self.tidy(edge, "undo", &to, generation).await,
+        };
         self.done("undo", &to, detail);
         Err(self.not_moved("not moved"))
     }

@@ -14,7 +14,7 @@ use axum::body::Bytes;
 use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, head, post, put};
+use axum::routing::{get, head, post};
 use axum::{Json, Router};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
@@ -166,6 +166,14 @@ pub struct FakeApp {
     pub running: bool,
 }
 
+impl FakeApp {
+    fn show(&self, name: &str) -> Value {
+        let state = if self.running { "ready" } else { "cold" };
+        json!({"name": name, "role": self.role, "generation": self.generation, "version": self.version,
+               "digest": self.digest, "state": state})
+    }
+}
+
 /// An agent's API over a table of applications, with the rules of `docs/api.md`.
 #[derive(Debug)]
 pub struct Agent {
@@ -174,7 +182,7 @@ pub struct Agent {
     pub data: SocketAddr,
     pub apps: Mutex<HashMap<String, FakeApp>>,
     pub bundles: Mutex<HashSet<String>>,
-    /// Calls that are refused with 422, such as `PUT owner`.
+    /// Calls that are refused with 422, such as `PUT owner`; `GET`: what it has of an application, with 500.
     pub refuses: Mutex<HashSet<String>>,
     pub forwarded: Mutex<Vec<String>>,
     world: Arc<World>,
@@ -269,16 +277,18 @@ impl Agent {
         if known > generation { Err(behind()) } else { Ok(()) }
     }
 
-    /// As [`newer`](Agent::newer), and what has left comes back with a larger one only.
-    fn comes(&self, app: &str, generation: u64) -> Result<(), No> {
+    /// As [`newer`](Agent::newer); what has left comes back, and an owner becomes another, with a larger one only.
+    fn comes(&self, app: &str, generation: u64, role: &str) -> Result<(), No> {
         self.newer(app, generation)?;
-        let left = self
-            .apps
-            .lock()
-            .unwrap()
-            .get(app)
-            .is_some_and(|known| known.generation == generation && ["draining", "absent"].contains(&known.role));
-        if left { Err((409, format!("generation {generation} has left"), Some(generation))) } else { Ok(()) }
+        let known = self.apps.lock().unwrap().get(app).filter(|known| known.generation == generation).cloned();
+        match known {
+            Some(known)
+                if ["draining", "absent"].contains(&known.role) || (known.role, role) == ("owner", "incoming") =>
+            {
+                Err((409, format!("this host is {} of generation {generation}", known.role), Some(generation)))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -304,7 +314,7 @@ pub fn agent_router(agent: Arc<Agent>) -> Router {
         .route("/v1/apps", get(agent_apps))
         .route("/v1/reports", get(agent_reports))
         .route("/v1/bundles/{digest}", head(agent_has).put(agent_bundle))
-        .route("/v1/apps/{name}", put(agent_put).delete(agent_delete))
+        .route("/v1/apps/{name}", get(agent_app).put(agent_put).delete(agent_delete))
         .route("/v1/apps/{name}/drain", post(agent_drain))
         .route(
             "/v1/apps/{name}/logs",
@@ -319,17 +329,19 @@ pub fn agent_router(agent: Arc<Agent>) -> Router {
 
 async fn agent_apps(State(agent): State<Arc<Agent>>) -> Json<Value> {
     let apps = agent.apps.lock().unwrap();
-    let apps: Vec<Value> = apps
-        .iter()
-        // One that has left is not shown.
-        .filter(|(_, app)| app.role != "absent")
-        .map(|(name, app)| {
-            let state = if app.running { "ready" } else { "cold" };
-            json!({"name": name, "role": app.role, "generation": app.generation, "version": app.version,
-                   "digest": app.digest, "state": state})
-        })
-        .collect();
-    Json(json!({"apps": apps}))
+    // One that has left is not shown.
+    let shown = apps.iter().filter(|(_, app)| app.role != "absent");
+    Json(json!({"apps": shown.map(|(name, app)| app.show(name)).collect::<Vec<_>>()}))
+}
+
+async fn agent_app(State(agent): State<Arc<Agent>>, UrlPath(name): UrlPath<String>) -> Response {
+    if agent.refuses.lock().unwrap().contains("GET") {
+        return problem(500, "it is busy", None);
+    }
+    match agent.apps.lock().unwrap().get(&name).filter(|app| app.role != "absent") {
+        Some(app) => Json(app.show(&name)).into_response(),
+        None => problem(404, "there is no such application", None),
+    }
 }
 
 /// A report that tells nothing, again and again.
@@ -378,7 +390,7 @@ async fn agent_put(
     let what = format!("PUT {role} g{generation} v{version}{wait}");
     agent
         .call(what, |agent| {
-            agent.comes(&name, generation)?;
+            agent.comes(&name, generation, role)?;
             if !agent.bundles.lock().unwrap().contains(&digest) {
                 return Err((422, "there is no such bundle".into(), None));
             }
@@ -780,6 +792,38 @@ impl Life {
         assert_eq!(world.running(), running, "{context}");
         assert_eq!(self.edge.workflows.open(), 0, "{context}");
     }
+}
+
+/// Two hosts, and an edge that has deployed `shop` on the first.
+pub async fn deployed(exclusive: bool) -> (Arc<World>, tempfile::TempDir, Life) {
+    deployed_on(exclusive, &["h1", "h2"]).await
+}
+
+pub async fn deployed_on(exclusive: bool, hosts: &[&str]) -> (Arc<World>, tempfile::TempDir, Life) {
+    let (world, dir, life) = begun_on(exclusive, hosts).await;
+    let lines = life.deploy_shop("one").await;
+    assert!(done(&lines), "{lines:#?}");
+    (world, dir, life)
+}
+
+/// Two hosts, and an edge that knows them.
+pub async fn begun(exclusive: bool) -> (Arc<World>, tempfile::TempDir, Life) {
+    begun_on(exclusive, &["h1", "h2"]).await
+}
+
+pub async fn begun_on(exclusive: bool, hosts: &[&str]) -> (Arc<World>, tempfile::TempDir, Life) {
+    let world = World::new(exclusive);
+    for host in hosts {
+        Agent::start(&world, host).await;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let life = Life::begin(&world, dir.path(), Fuse::new(u64::MAX)).await;
+    (world, dir, life)
+}
+
+pub fn agent(world: &World, name: &str) -> Arc<Agent> {
+    let agents = world.agents.lock().unwrap();
+    Arc::clone(agents.iter().find(|agent| agent.name == name).unwrap())
 }
 
 pub fn name(text: &str) -> AppName {

@@ -1,0 +1,86 @@
+//! Whether the store is an older copy than what a host has: then somebody put it back, and what the host has is not the store's to
+//! replace or delete, and no generation may be given out that would make it stale.
+//!
+//! A store gives out each generation and version once, so that a host which holds a greater one than it ever gave out has it
+//! from a newer store. Nothing else tells; hosts are asked before a generation is given out ([`look`]), and where one is
+//! given out to pass another that the store does not know ([`above`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use steady_table::AppName;
+
+use crate::agents::HostHandle;
+use crate::agents::client::{AgentError, AppStatus, Role};
+use crate::edge::Edge;
+use crate::limits::{AGENT_ANSWER, ASKED_AT_ONCE, STATE_ANSWER};
+use crate::snapshot::HostState;
+use crate::store::Numbers;
+
+/// What makes the store the older of the two, or leaves it open.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Older {
+    #[error(
+        "this store is an older copy: {host} has {app} with generation {generation} and version {version}, which it never gave out. \
+         Put a newer copy back; or save what {host} has of it, and have its agent forget it \
+         (DELETE /v1/hosts/{host}/apps/{app}?generation={generation})"
+    )]
+    Ahead { app: AppName, host: String, generation: u64, version: u32 },
+    #[error(
+        "this store is an older copy, and {host} may have what came after it but cannot be asked ({error}): start it, or remove it for good"
+    )]
+    Unasked { host: String, error: AgentError },
+}
+
+/// Whether a host holds something that a store with these numbers never gave out.
+pub fn is_ahead(claim: &AppStatus, given: Numbers) -> bool {
+    claim.role != Role::Absent && (claim.generation > given.generation || claim.version > given.version)
+}
+
+/// Before the store gives out a generation of the application: whether a host that is up holds something newer. One that does
+/// not answer in time, or is not up, is passed over: a move away from a dead host must not wait for another one.
+pub async fn look(edge: &Edge, app: &AppName, given: Numbers) -> Result<(), Older> {
+    let up = edge.hosts.all().into_iter().filter(|host| host.state() == HostState::Up).collect();
+    for (host, answer) in ask(up, app, STATE_ANSWER).await {
+        if let Ok(Some(claim)) = answer {
+            refuse_ahead(app, host, &claim, given)?;
+        }
+    }
+    Ok(())
+}
+
+/// A generation of the application above what its host has `seen` and what the store gave out. Where the store never gave out
+/// what was seen, the application may have gone to another host since: then every host but `owner` must say first that it has
+/// nothing newer, or that would be deleted as stale from now on.
+pub async fn above(edge: &Edge, app: &AppName, owner: Option<&str>, given: Numbers, seen: u64) -> Result<u64, Older> {
+    if seen > given.generation {
+        let others = edge.hosts.all().into_iter().filter(|other| Some(&*other.record.name) != owner).collect();
+        for (host, answer) in ask(others, app, AGENT_ANSWER).await {
+            if let Some(claim) = answer.map_err(|error| Older::Unasked { host: host.clone(), error })? {
+                refuse_ahead(app, host, &claim, given)?;
+            }
+        }
+    }
+    Ok(seen.max(given.generation) + 1)
+}
+
+fn refuse_ahead(app: &AppName, host: String, claim: &AppStatus, given: Numbers) -> Result<(), Older> {
+    if !is_ahead(claim, given) {
+        return Ok(());
+    }
+    Err(Older::Ahead { app: app.clone(), host, generation: claim.generation, version: claim.version })
+}
+
+/// What each of these hosts says of the application, by its name.
+async fn ask(
+    hosts: Vec<Arc<HostHandle>>,
+    app: &AppName,
+    within: Duration,
+) -> Vec<(String, Result<Option<AppStatus>, AgentError>)> {
+    let asked = hosts.into_iter().map(|host| async move {
+        let answer = host.client.app(app, within).await;
+        (host.record.name.clone(), answer)
+    });
+    stream::iter(asked).buffered(ASKED_AT_ONCE).collect().await
+}

@@ -2,8 +2,8 @@
 """Runs a fuzzer until it has reached no new edge for so long, and says what that took.
 
 Arguments: seconds without a new edge, seconds at most, then the fuzzer's command line. Prints one line of JSON: executions, edges and
-features reached, wall and CPU seconds, when the last new edge and the last new feature came. Its exit code is the fuzzer's (a
-finding), or 0.
+features reached, wall and CPU seconds, when the last new edge and the last new feature came. Meanwhile it says each minute how it goes. Its
+exit code is the fuzzer's (a finding), or 0.
 """
 
 import json
@@ -22,7 +22,7 @@ COUNTS = re.compile(rb"stat::number_of_executed_units: (\d+)")
 fuzzer = subprocess.Popen([*command, "-print_final_stats=1"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
 began = time.monotonic()
 facts = {"target": command[0].rsplit("/", 1)[-1], "executions": 0, "edges": 0, "features": 0, "edges_at_start": 0}
-new_edge = new_feature = 0.0
+new_edge = new_feature = told = 0.0
 tail, rest, stopped = [], b"", None
 with selectors.DefaultSelector() as ready:
     ready.register(fuzzer.stderr, selectors.EVENT_READ)
@@ -31,6 +31,9 @@ with selectors.DefaultSelector() as ready:
         if stopped is None and (now - new_edge > dry or now > most):
             stopped = "dry" if now - new_edge > dry else "time"
             fuzzer.send_signal(signal.SIGINT)
+        if now - told >= 60:
+            told = now
+            print(f"{now / 60:.0f} min: {facts['edges']} edges, the last {(now - new_edge) / 60:.1f} min ago", file=sys.stderr, flush=True)
         if not ready.select(timeout=5):
             continue
         part = fuzzer.stderr.read1(65536)

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::Setting;
-use super::load::Measured;
 use super::outcome::Outcome;
+use super::shape::Measured;
 use super::who::Who;
 
 /// How much worse a ratio may be in production.

@@ -3,119 +3,26 @@
 //! the tick, so that a proxy that stalls is charged for all that came meanwhile (no coordinated omission). Or connections
 //! that have had one answer each and then stay, for what they cost in memory.
 
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use serde::{Deserialize, Serialize};
 use steady_http::{Event, Head, Limits, Method, Name, Scheme, StreamId};
 use steady_ring::{Addr, ConnId, Driver, Event as Net, SendBuf, Time, Uring};
 
-use super::cpu::{self, Spent};
+use super::cpu;
 use super::link::{Common, Link, Speech};
+use super::pace::Pace;
 use super::peers::Proxy;
+use super::shape::{Life, Measured, Shape};
 use super::{AUTHORITY, origin::BODY_MAX};
 
 /// Octets of a message through a tunnel.
 const MESSAGE: usize = 100;
 /// Output on one connection past which an upload waits for the send before it.
 const OUT_MAX: usize = 256 * 1024;
-
-/// How long a connection is used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Life {
-    Kept,
-    /// A new one for each request, its handshake resumed where it can be.
-    Each,
-    /// A new one for each request, with a full handshake.
-    EachInFull,
-    /// A WebSocket that echoes.
-    Tunnel,
-}
-
-/// What is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
-    pub h2: bool,
-    pub tls: bool,
-    pub connections: usize,
-    pub streams: usize,
-    /// Octets of an answer's body, and of a request's.
-    pub download: usize,
-    pub upload: usize,
-    pub life: Life,
-}
-
-/// What came of it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Measured {
-    pub requests: u64,
-    pub seconds: f64,
-    /// Median, 99th and 99.9th percentile.
-    pub latency: [Duration; 3],
-    /// Of the proxy.
-    pub cpu: Spent,
-    /// The proxy's batches, system calls and heap allocations, where it counts them.
-    pub counts: Option<[u64; 3]>,
-}
-
-impl Measured {
-    pub fn micros_per_request(&self) -> f64 {
-        self.cpu.nanos as f64 / 1e3 / self.requests as f64
-    }
-
-    pub fn requests_per_second(&self) -> f64 {
-        self.requests as f64 / self.seconds
-    }
-
-    /// System calls a request.
-    pub fn syscalls(&self) -> Option<f64> {
-        self.counts.map(|[_, syscalls, _]| syscalls as f64 / self.requests as f64)
-    }
-
-    /// Heap allocations a request.
-    pub fn allocations(&self) -> Option<f64> {
-        self.counts.map(|[_, _, allocations]| allocations as f64 / self.requests as f64)
-    }
-
-    /// How much of its core the proxy had use for.
-    pub fn busy(&self) -> f64 {
-        self.cpu.nanos as f64 / 1e9 / self.seconds
-    }
-}
-
-/// The ticks of an open loop.
-#[derive(Debug)]
-struct Pace {
-    begun: Time,
-    nanos_each: f64,
-    ticks: u64,
-    /// Ticks whose request found no free connection yet.
-    due: VecDeque<Time>,
-    /// Connections with room. One may be here though it has closed meanwhile.
-    free: VecDeque<ConnId>,
-}
-
-impl Pace {
-    fn next(&self) -> Time {
-        self.begun + Duration::from_nanos((self.ticks as f64 * self.nanos_each) as u64)
-    }
-
-    /// Notes what is due, and names the connections that are to see to it.
-    fn tick(&mut self, now: Time, mut wake: impl FnMut(ConnId)) {
-        while self.next() <= now {
-            self.due.push_back(self.next());
-            self.ticks += 1;
-        }
-        for _ in 0..self.due.len() {
-            let Some(free) = self.free.pop_front() else { break };
-            wake(free);
-        }
-    }
-}
 
 /// A request under way.
 #[derive(Clone, Copy, Debug)]
@@ -192,8 +99,7 @@ pub fn run(
         load.connect();
     }
     let begun = load.driver.now();
-    load.pace =
-        rate.map(|rate| Pace { begun, nanos_each: 1e9 / rate, ticks: 0, due: VecDeque::new(), free: VecDeque::new() });
+    load.pace = rate.map(|rate| Pace::new(begun, rate));
     let pids = proxy.pids();
     let read = || cpu::spent(&pids).map_err(|error| format!("the proxy's process is gone: {error}"));
     load.go_on_until(begun + warm)?;

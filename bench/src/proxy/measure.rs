@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use rustls::ClientConfig;
 
 use super::attack::Attack;
-use super::load::{self, Shape};
+use super::load;
 use super::outcome::{Outcome, Sample, Spread};
 use super::outside::{self, Tool};
 use super::peers::{Proxy, Stage};
 use super::rows::{ROWS, Row, What};
+use super::shape::Shape;
 use super::who::Who;
 use super::{authority, cpu};
 

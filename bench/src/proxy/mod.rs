@@ -6,7 +6,7 @@
 //! reported in its place. Each row is kept when it is done, so that a run that was interrupted goes on with `--resume`.
 //!
 //! - `rows`: what is measured. `who`: of whom. `measure`: the rounds. `outcome`: what came of them.
-//! - `attack`: hostile clients beside a good one. `load`: our own load. `outside`: that of others. `origin`: what stands behind the proxies. `link`: connections of both.
+//! - `attack`: hostile clients beside a good one. `load`: our own load (`shape` says what it is to be, `pace` when). `outside`: that of others. `origin`: what stands behind the proxies. `link`: connections of both.
 //! - `peers`: starting the proxies, by the configurations in `bench/peers/`. `edge`, `bare`, `tables`, `agent`: Steady as one.
 //! - `cpu`: what a process has spent and holds. `report`, `gates`, `charts`: what is shown.
 
@@ -23,9 +23,11 @@ mod measure;
 mod origin;
 mod outcome;
 mod outside;
+mod pace;
 mod peers;
 mod report;
 mod rows;
+mod shape;
 mod tables;
 mod who;
 

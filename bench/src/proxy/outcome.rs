@@ -7,9 +7,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::Setting;
-use super::load::Measured;
 use super::outside::Tool;
 use super::rows::{ROWS, Row, What};
+use super::shape::Measured;
 use super::who::Who;
 
 /// One row in one setting.

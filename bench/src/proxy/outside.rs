@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::load::{Life, Measured, Shape};
 use super::peers::Proxy;
+use super::shape::{Life, Measured, Shape};
 use super::{AUTHORITY, cpu};
 
 /// Who makes the load.

@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::Setting;
-use super::load::{Life, Shape};
+use super::shape::{Life, Shape};
 use super::who::Who;
 
 /// Nothing here takes this long unless it fails; a table of a million applications is made in a few seconds.

@@ -9,9 +9,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::gates;
-use super::load::Measured;
 use super::outcome::{Outcome, Sample, Spread};
 use super::rows::What;
+use super::shape::Measured;
 
 /// A table's kind: what its rows can be put under one head.
 #[derive(Clone, Copy, PartialEq, Eq)]

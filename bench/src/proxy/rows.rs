@@ -1,7 +1,7 @@
 //! What is measured.
 
 use super::Setting;
-use super::load::{Life, Shape};
+use super::shape::{Life, Shape};
 use super::who::Who;
 
 /// One row of the tables.

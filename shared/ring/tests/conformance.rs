@@ -368,6 +368,40 @@ fn receiving_goes_on_after_the_pool_was_empty<L: Lab>() {
     bench.close(&[client, server]);
 }
 
+fn who_has_sent_something_does_not_wait_behind_those_who_have_not<L: Lab>() {
+    let mut bench = Bench::<L>::with(TIGHT);
+    let silent: Vec<_> = (0..12).map(|_| bench.connection(Family::Tcp)).collect();
+    let [(greedy, held_back), (speaker, listener)] = [(); 2].map(|()| bench.connection(Family::Tcp));
+    let servers: Vec<_> = silent.iter().map(|&(_, server)| server).chain([listener]).collect();
+    servers.iter().for_each(|&server| bench.driver().pause(server));
+    bench.send(greedy, pattern(64 << 10, 1));
+    bench.send(speaker, b"here".to_vec());
+    let (mut held, mut events) = (Vec::new(), Vec::new());
+    let mut hold = |bench: &mut Bench<L>| {
+        let until = bench.driver().now() + Duration::from_millis(5);
+        bench.lab.wait(Some(until), &mut events);
+        held.extend(events.drain(..).filter_map(|event| match event {
+            Event::Received { buf, .. } => Some(buf),
+            _ => None,
+        }));
+    };
+    // One takes all buffers. Those who then want some find none, whether there is something for them or not.
+    let patience = bench.driver().now() + L::PATIENCE;
+    while bench.driver().stats().starved == 0 {
+        assert!(bench.driver().now() < patience);
+        hold(&mut bench);
+    }
+    bench.driver().pause(held_back);
+    for &server in &servers {
+        bench.driver().resume(server);
+        hold(&mut bench);
+    }
+    drop(held);
+    bench.until(|bench| bench.of_conn(listener).received == b"here");
+    let all: Vec<_> = silent.iter().flat_map(|&(client, server)| [client, server]).collect();
+    bench.close(&[&all[..], &[greedy, held_back, speaker, listener]].concat());
+}
+
 fn many_receivers_share_a_small_pool<L: Lab>() {
     let mut bench = Bench::<L>::with(TIGHT);
     let ends: Vec<_> = (0..12).map(|_| bench.connection(Family::Tcp)).collect();
@@ -883,6 +917,7 @@ suites! {
     a_wait_ends_at_its_deadline_and_not_before
     a_waker_is_heard_once_however_often_it_was_used
     receiving_goes_on_after_the_pool_was_empty
+    who_has_sent_something_does_not_wait_behind_those_who_have_not
     many_receivers_share_a_small_pool
     a_send_of_many_pieces_arrives_whole_and_in_order
     an_empty_send_is_done_at_once

@@ -144,7 +144,7 @@ impl Uring {
     /// What must be submitted before sleeping: free buffers, starved receives, rested listeners.
     fn prepare(&mut self) {
         self.buffers.replenish(self.starved.len());
-        // No more receives than buffers: the rest would only starve again.
+        // No more receives than buffers: the rest would only starve again. They are tried in the next round, see `round`.
         for _ in 0..self.buffers.lent().min(self.starved.len()) {
             let Some(id) = self.starved.pop_front() else { break };
             if let Some(conn) = self.conns.get(id) {
@@ -190,8 +190,12 @@ impl Uring {
             (until, rest) => until.or(rest),
         };
         let timeout = until.map(|until| until.since(clock()));
+        // A receive that starved wants a buffer even if nothing has come for it: those that were armed just now may take none, and
+        // others behind them have something.
+        let others_starve = !self.starved.is_empty() && self.buffers.lent() > 0;
         let sleeps = events.len() == before
             && !std::mem::take(&mut self.hurried)
+            && !others_starve
             && timeout != Some(Duration::ZERO)
             && !self.queue.has_completions()
             && self.wake.fall_asleep();

@@ -87,9 +87,14 @@ impl Pair {
     fn spawn(&self, role: &str, name: &str) -> Child {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log(name)).unwrap();
         let config = self.dir.path().join(format!("{name}.toml"));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_steady"));
-        command.args([role, "--config"]).arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        command.spawn().unwrap()
+        // The signal of a file that may not grow is ignored, so that the write fails as on a full disk.
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_steady")]);
+        command.args([role, "--config"]).arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // Through a process whose file may grow when that of the daemon may not; it ends with the daemon.
+        Command::new("cat").stdin(child.stderr.take().unwrap()).stdout(log).spawn().unwrap();
+        child
     }
 
     fn log(&self, name: &str) -> PathBuf {
@@ -256,13 +261,14 @@ fn io() -> String {
     std::env::var("STEADY_TEST_IO").unwrap_or_else(|_| "auto".to_owned())
 }
 
-/// A program that answers.
+/// A program that answers, and ends when it is asked to.
 fn app(dir: &Path) -> PathBuf {
     let folder = dir.join("shop");
     fs::create_dir_all(&folder).unwrap();
     let program = "import os, http.server as s\n\
                    class H(s.BaseHTTPRequestHandler):\n\
                    \x20def do_GET(self):\n\
+                   \x20 if self.path == '/die': os._exit(7)\n\
                    \x20 self.send_response(200); self.send_header('content-length', '2'); self.end_headers(); self.wfile.write(b'ok')\n\
                    \x20def log_message(self, *a): pass\n\
                    s.ThreadingHTTPServer(('127.0.0.1', int(os.environ['PORT'])), H).serve_forever()\n";
@@ -301,6 +307,34 @@ fn whatever_starts_last_everybody_finds_everybody() {
     pair.kill_agent();
     pair.start_agent();
     told_within("the agent anew", pair.converged("shop"));
+}
+
+/// Has no file of a process grow any further, as on a full disk, or again as it likes.
+fn fill(child: &Child, full: bool) {
+    let size = if full { "--fsize=1:unlimited" } else { "--fsize=unlimited:unlimited" };
+    let status = Command::new("prlimit").arg("--pid").arg(child.id().to_string()).arg(size).status().unwrap();
+    assert!(status.success(), "{size}");
+}
+
+#[test]
+fn a_host_whose_disk_was_full_takes_orders_and_tells_what_it_is_when_there_is_room_without_a_restart() {
+    let mut pair = Pair::running("");
+    pair.converged("shop");
+    let crashes = |pair: &Pair| pair.events().iter().filter(|event| event["event"] == "crashed").count();
+    for round in 1..3 {
+        fill(pair.agent.as_ref().unwrap(), true);
+        // Its end is an event, which goes to the log.
+        let _ = Conn::open(pair.at.http).request("GET", "shop.localhost", "/die", &[], b"");
+        // It cannot say so itself: what it prints goes to a file too.
+        eventually("its log cannot be written, and the stream ends", || {
+            let log = fs::read_to_string(pair.log("lb")).unwrap();
+            (log.matches("event=Disconnected").count() >= round).then_some(())
+        });
+        fill(pair.agent.as_ref().unwrap(), false);
+        eventually("what happened meanwhile is told", || (crashes(&pair) >= round).then_some(()));
+        let app = pair.dir.path().join("shop");
+        pair.run(&["deploy", &app.display().to_string(), "--name", "shop"]).unwrap();
+    }
 }
 
 #[test]

@@ -75,6 +75,11 @@ impl Host {
         self.apps.get(name).map(|entry| entry.value().clone())
     }
 
+    /// What this host is to the application, as far as it knows any.
+    pub fn record(&self, name: &str) -> Record {
+        self.find(name).map_or_else(|| Record::unknown(name), |handle| handle.status.borrow().record.clone())
+    }
+
     /// By name, tombstones too.
     pub fn all(&self) -> Vec<AppHandle> {
         let mut all: Vec<_> = self.apps.iter().map(|entry| (Arc::clone(entry.key()), entry.value().clone())).collect();

@@ -37,6 +37,11 @@ impl Record {
         Self { name: name.to_owned(), role: Role::Absent, generation: Generation(0), placement: None }
     }
 
+    /// Whether it was deleted, or never placed: only its generation is known.
+    pub fn is_tombstone(&self) -> bool {
+        self.role == Role::Absent && self.placement.is_none()
+    }
+
     /// Whether a process of it may run on this host.
     pub fn may_run(&self) -> bool {
         match (self.role, &self.placement) {

@@ -56,6 +56,6 @@ impl Status {
 
     /// Whether it was deleted, or never placed: only its generation is known.
     pub fn is_tombstone(&self) -> bool {
-        self.record.role == Role::Absent && self.record.placement.is_none()
+        self.record.is_tombstone()
     }
 }

@@ -1,0 +1,235 @@
+//! The host's side of the message stream: orders of an edge against real processes, through the death of the agent.
+
+mod rig;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use bytes::Bytes;
+use futures_util::stream;
+use rig::*;
+use serde_json::Value;
+use steady_agent::config::Live;
+use steady_agent::gate::{Apps, Role};
+use steady_agent::host::Host;
+use steady_agent::limits::Limits;
+use steady_agent::records::{Digest, Records};
+use steady_agent::supervise::spawner::Spawner;
+use steady_agent::supervise::{Board, Changes, Counters, Dirs, PlaneRef, Shared, leftovers, ports};
+use steady_agent::talk::Talk;
+use steady_cluster::channel::Hold;
+use steady_cluster::channel::talk::{Event, Kind, MODE, Order, Outcome, What, app_id};
+use steady_stream::io::{Lane, Link, Names};
+use steady_stream::{App, Faults, FileInbox, Mode};
+use tokio::sync::mpsc;
+
+/// A host and its edge, for as long as the runtime lives that they began in.
+struct Life {
+    host: Arc<Host>,
+    talk: Arc<Talk>,
+    edge: Link,
+    told: mpsc::UnboundedReceiver<Event>,
+    /// By order, of those that nobody has asked for yet.
+    outcomes: HashMap<u64, Outcome>,
+    orders: u64,
+}
+
+/// One life of both: it ends as by kill -9, and nothing is told that it does.
+fn life<T>(dir: &Path, story: impl AsyncFnOnce(&mut Life) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let end = runtime.block_on(async { story(&mut Life::begin(dir).await).await });
+    runtime.shutdown_timeout(PATIENCE);
+    end
+}
+
+impl Life {
+    async fn begin(dir: &Path) -> Life {
+        let state = dir.join("h1");
+        let config = config(&state);
+        let of = |name: &str| state.join(name);
+        let dirs = Dirs { apps: of("apps"), run: of("run"), sockets: of("sock"), preload: of("preload.ts") };
+        for folder in [&dirs.apps, &dirs.run, &dirs.sockets] {
+            std::fs::create_dir_all(folder).unwrap();
+        }
+        let mark = format!("test-orders-{}", dir.display());
+        leftovers::kill_leftovers(&dirs.run, &mark).unwrap();
+        let plane = PlaneRef(Arc::new(FakePlane::default()));
+        let records = Records::new(dirs.apps.clone());
+        let known = records.load_all().unwrap();
+        let (events, told) = mpsc::channel(1000);
+        let shared = Shared {
+            config: Arc::new(Live::new(config.apps.clone())),
+            limits: Limits::default(),
+            dirs,
+            host_name: "h1".to_owned(),
+            state_mark: mark,
+            spawner: Spawner::start().unwrap(),
+            bundles: steady_agent::bundle::Bundles::open(&state, config.bundles.clone()).unwrap(),
+            records,
+            plane: plane.clone(),
+            board: Board::new(plane, Apps::default()),
+            changes: Changes::default(),
+            ports: ports::Ports::default(),
+            counters: Counters::default(),
+            instances: AtomicU64::new(1),
+            events,
+        };
+        let host = Host::start(Arc::new(shared), known);
+        let talk = Talk::new(&state, Arc::clone(&host), Faults::default());
+        tokio::spawn({
+            let talk = Arc::clone(&talk);
+            async move { talk.tell(told).await }
+        });
+        let (tell, told) = mpsc::unbounded_channel();
+        let inbox = FileInbox::open(dir.join("edge-inbox"), move |_, message| {
+            tell.send(serde_json::from_slice(&message.body).unwrap()).ok();
+            Bytes::new()
+        });
+        let names = Names { local: "edge".into(), peer: "h1".into() };
+        let lane = Lane::new(Mode(MODE), inbox.unwrap());
+        let (edge, _) = Link::open(names, dir.join("edge"), vec![lane]).await.unwrap();
+        Life { host, talk, edge, told, outcomes: HashMap::new(), orders: 0 }
+    }
+
+    /// A connection between the two.
+    fn connect(&self) {
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        let (edge, talk) = (self.edge.clone(), Arc::clone(&self.talk));
+        tokio::spawn(async move { edge.attach(ours).await });
+        tokio::spawn(async move { talk.attach("edge", theirs).await.unwrap() });
+    }
+
+    async fn bundle(&self, files: &[(&str, &str)]) -> String {
+        let archive = pack(files);
+        let digest = digest(&archive);
+        let body = stream::iter([Ok::<_, std::io::Error>(Bytes::from(archive))]);
+        self.host.shared.bundles.put(&Digest::parse(&digest).unwrap(), body).await.unwrap();
+        digest
+    }
+
+    /// Into the edge's log; the order's number.
+    async fn order(&mut self, app: &str, generation: u64, what: What) -> u64 {
+        self.orders += 1;
+        let order = Order { id: self.orders, app: app.to_owned(), generation, what };
+        let body = serde_json::to_vec(&order).unwrap();
+        self.edge.sender(Mode(MODE)).send(App(app_id(app)), body).await.unwrap();
+        self.orders
+    }
+
+    /// What came of it.
+    async fn outcome(&mut self, id: u64) -> Outcome {
+        let heard = async {
+            loop {
+                if let Some(outcome) = self.outcomes.remove(&id) {
+                    return outcome;
+                }
+                if let Event::Outcome(outcome) = self.told.recv().await.unwrap() {
+                    self.outcomes.insert(outcome.id, outcome);
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, heard).await.unwrap()
+    }
+
+    /// Processes that were started.
+    fn starts(&self) -> u64 {
+        self.host.shared.counters.starts.value()
+    }
+
+    /// Has it done; what came of it.
+    async fn done(&mut self, app: &str, generation: u64, what: What) -> Outcome {
+        let id = self.order(app, generation, what).await;
+        self.outcome(id).await
+    }
+}
+
+fn place(version: u32, digest: &str) -> What {
+    let (digest, wait_ms) = (digest.to_owned(), Some(60_000));
+    What::Place { role: Hold::Owner, version, digest, wait_ms }
+}
+
+fn app(code: &str) -> [(&'static str, &str); 2] {
+    [("steady.toml", TOML), ("app.py", code)]
+}
+
+#[test]
+fn an_order_that_a_later_one_overrides_before_it_was_begun_starts_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    life(dir.path(), async |life| {
+        let digest = life.bundle(&app(&server("one"))).await;
+        // All are in the edge's log before the host is there.
+        let gone = life.order("gone", 1, place(1, &digest)).await;
+        let old = life.order("shop", 1, place(1, &digest)).await;
+        let forgotten = life.order("gone", 1, What::Forget).await;
+        let new = life.order("shop", 1, place(2, &digest)).await;
+        // Of an older placement: it says nothing of the newer.
+        let stale = life.order("shop", 0, What::Forget).await;
+        life.connect();
+        let mut statuses = Vec::new();
+        for id in [gone, old, forgotten, stale, new] {
+            statuses.push(life.outcome(id).await.status);
+        }
+        assert_eq!(statuses, [422, 422, 200, 409, 200]);
+        assert_eq!((life.starts(), life.host.record("shop").placement.unwrap().version), (1, 2));
+        assert!(life.host.record("gone").is_tombstone());
+    });
+}
+
+#[test]
+fn what_an_agent_had_taken_when_it_was_killed_is_done_by_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("h1/apps/shop/home");
+    life(dir.path(), async |life| {
+        let digest = life.bundle(&app(&server("one"))).await;
+        life.connect();
+        assert_eq!(life.done("shop", 1, place(1, &digest)).await.status, 200);
+        assert_eq!(life.done("shop", 1, What::Drain { within_ms: 1 }).await.status, 200);
+        std::fs::write(home.join("secret"), "of the first").unwrap();
+        // Its actors end, and what it takes from now on is on disk alone.
+        life.host.stop().await;
+        assert_eq!(life.done("shop", 1, What::Forget).await.status, 503);
+        assert_eq!(life.done("shop", 2, place(2, &digest)).await.status, 503);
+    });
+    life(dir.path(), async |life| {
+        life.connect();
+        let heard = async {
+            loop {
+                if let Event::App(event) = life.told.recv().await.unwrap()
+                    && event.kind == Kind::Ready
+                {
+                    return event.version;
+                }
+            }
+        };
+        assert_eq!(tokio::time::timeout(PATIENCE, heard).await.unwrap(), 2);
+        assert!(!home.join("secret").exists(), "it was another's");
+        assert_eq!(life.host.record("shop").role, Role::Owner);
+    });
+}
+
+#[test]
+fn what_is_left_of_a_host_that_an_application_has_left_is_forgotten_by_the_next_agent() {
+    let dir = tempfile::tempdir().unwrap();
+    life(dir.path(), async |life| {
+        let digest = life.bundle(&app(&server("one"))).await;
+        life.connect();
+        assert_eq!(life.done("shop", 1, place(1, &digest)).await.status, 200);
+        assert_eq!(life.done("shop", 1, What::Drain { within_ms: 1 }).await.status, 200);
+        life.host.stop().await;
+        assert_eq!(life.done("shop", 1, What::Forget).await.status, 503);
+    });
+    let record = || -> Value {
+        serde_json::from_slice(&std::fs::read(dir.path().join("h1/apps/shop/record.json")).unwrap()).unwrap()
+    };
+    assert!(!record()["placement"].is_null());
+    life(dir.path(), async |life| {
+        life.connect();
+        // The outcome of an order of before: to whoever asks no more.
+        life.outcome(3).await;
+        assert!(life.host.record("shop").is_tombstone());
+    });
+    assert!(record()["placement"].is_null());
+    assert!(!dir.path().join("h1/apps/shop/home").exists());
+}

@@ -299,6 +299,8 @@ struct PlaceBody {
     role: String,
     version: u64,
     digest: String,
+    /// As whoever asks reads the bundle.
+    exclusive: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -336,7 +338,8 @@ async fn place(
         }
     };
     let digest = digest_of(&body.digest)?;
-    let place = Place { generation: Generation(body.generation), role, version: body.version, digest };
+    let PlaceBody { generation, version, exclusive, .. } = body;
+    let place = Place { generation: Generation(generation), role, version, digest, exclusive };
     let (ready, heard) = oneshot::channel();
     let handle = api.host.place(&name, place, wait.is_some().then_some(ready)).await?;
     wait_until_ready(wait, heard).await?;

@@ -147,7 +147,7 @@ impl Life {
 
 fn place(version: u32, digest: &str) -> What {
     let (digest, wait_ms) = (digest.to_owned(), Some(60_000));
-    What::Place { role: Hold::Owner, version, digest, wait_ms }
+    What::Place { role: Hold::Owner, version, digest, exclusive: None, wait_ms }
 }
 
 fn app(code: &str) -> [(&'static str, &str); 2] {
@@ -174,6 +174,29 @@ fn an_order_that_a_later_one_overrides_before_it_was_begun_starts_nothing() {
         assert_eq!(statuses, [422, 422, 200, 409, 200]);
         assert_eq!((life.starts(), life.host.record("shop").placement.unwrap().version), (1, 2));
         assert!(life.host.record("gone").is_tombstone());
+    });
+}
+
+#[test]
+fn an_application_that_edge_and_host_read_differently_is_refused_and_what_runs_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    life(dir.path(), async |life| {
+        let ordinary = life.bundle(&app(&server("ordinary"))).await;
+        let exclusive = life.bundle(&[("steady.toml", TOML_EXCLUSIVE), ("app.py", &server("exclusive"))]).await;
+        life.connect();
+        let placed = |version, digest: &str, exclusive| {
+            let (digest, wait_ms) = (digest.to_owned(), Some(60_000));
+            What::Place { role: Hold::Owner, version, digest, exclusive: Some(exclusive), wait_ms }
+        };
+        assert_eq!(life.done("shop", 1, placed(1, &ordinary, false)).await.status, 200);
+        let before = life.host.record("shop");
+        for (version, digest, said) in [(2, &exclusive, false), (3, &ordinary, true)] {
+            let refused = life.done("shop", 2, placed(version, digest, said)).await;
+            assert_eq!(refused.status, 422);
+            assert!(refused.detail.contains("the edge reads") && refused.detail.contains(digest), "{}", refused.detail);
+        }
+        assert_eq!((life.host.record("shop"), life.starts()), (before, 1));
+        assert_eq!(life.done("shop", 2, placed(2, &exclusive, true)).await.status, 200);
     });
 }
 

@@ -264,6 +264,7 @@ async fn own(edge: &Edge, handle: &HostHandle, record: &AppRecord) -> Result<(),
         role: Role::Owner,
         version: record.version,
         digest: record.digest.clone(),
+        exclusive: Some(record.exclusive),
     };
     // Not waited for: one slow application shall not keep the others from being given.
     handle.client.put_app(&record.name, &placement, false).await?;

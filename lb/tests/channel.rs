@@ -127,9 +127,9 @@ async fn stream(State(talk): State<Talk>, body: Body) -> Body {
 async fn carry_out(router: Router, order: Order) -> Outcome {
     let Order { id, app, generation, what } = order;
     let request = match what {
-        What::Place { role, version, digest, wait_ms } => {
+        What::Place { role, version, digest, exclusive, wait_ms } => {
             let wait = wait_ms.map_or(String::new(), |ms| format!("?wait={ms}ms"));
-            let body = json!({"generation": generation, "role": role, "version": version, "digest": digest});
+            let body = json!({"generation": generation, "role": role, "version": version, "digest": digest, "exclusive": exclusive});
             let request = Request::put(format!("/v1/apps/{app}{wait}")).header("content-type", "application/json");
             request.body(Body::from(body.to_string()))
         }
@@ -201,6 +201,7 @@ async fn an_order_in_doubt_arrives_before_what_undoes_it_however_late() {
             role: steady_cluster::channel::Hold::Owner,
             version,
             digest: "d".into(),
+            exclusive: Some(false),
             wait_ms: None,
         };
         let hopeless = async {

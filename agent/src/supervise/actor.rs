@@ -40,6 +40,8 @@ pub struct Place {
     pub role: Role,
     pub version: u64,
     pub digest: Digest,
+    /// As the edge reads the bundle; `None`: it does not say.
+    pub exclusive: Option<bool>,
 }
 
 /// Why a command was refused; for the API.

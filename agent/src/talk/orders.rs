@@ -207,7 +207,7 @@ impl Driver {
     async fn hand_over(&self, order: Order) -> Result<Doing, Refusal> {
         let generation = Generation(order.generation);
         match order.what {
-            What::Place { role, version, digest, wait_ms } => {
+            What::Place { role, version, digest, exclusive, wait_ms } => {
                 let role = match role {
                     Hold::Owner => Role::Owner,
                     Hold::Incoming => Role::Incoming,
@@ -217,7 +217,7 @@ impl Driver {
                 };
                 let digest = Digest::parse(&digest);
                 let digest = digest.ok_or_else(|| Refusal::Invalid("that is no bundle's digest".to_owned()))?;
-                let place = Place { generation, role, version: u64::from(version), digest };
+                let place = Place { generation, role, version: u64::from(version), digest, exclusive };
                 let (ready, heard) = oneshot::channel();
                 let wait = wait_ms.map(Duration::from_millis);
                 let taken = self.host.begin_place(&order.app, place, wait.is_some().then_some(ready)).await?;

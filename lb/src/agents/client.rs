@@ -68,6 +68,9 @@ pub struct Placement {
     pub role: Role,
     pub version: u32,
     pub digest: String,
+    /// As this edge reads the bundle's `steady.toml`: a host that reads it differently refuses. `None`: it is not known any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exclusive: Option<bool>,
 }
 
 /// Why a call to an agent did not do what it should.
@@ -248,10 +251,10 @@ impl AgentClient {
         given_up: GivenUp,
     ) -> Result<(), AgentError> {
         if let Way::Channel(slot) = &self.inner.way {
-            let Placement { generation, role, version, digest } = placement.clone();
+            let Placement { generation, role, version, digest, exclusive } = placement.clone();
             let wait_ms = wait.then_some(AGENT_READY_WAIT.as_millis() as u64);
             let deadline = if wait { AGENT_READY_WAIT + AGENT_GRACE } else { AGENT_ANSWER };
-            let what = What::Place { role, version, digest, wait_ms };
+            let what = What::Place { role, version, digest, exclusive, wait_ms };
             return self.order(slot, app, generation, what, given_up, deadline).await.map(drop);
         }
         let (query, deadline) = match wait {

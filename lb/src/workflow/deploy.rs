@@ -47,6 +47,8 @@ pub struct DeployState {
 struct Old {
     version: u32,
     digest: String,
+    #[serde(default)]
+    exclusive: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,7 +145,7 @@ pub async fn begin(
         digest: bundle.digest.clone(),
         exclusive: bundle.exclusive,
         created_at: plan.old.as_ref().map_or(edge.now(), |old| old.created_at),
-        old: plan.old.map(|old| Old { version: old.version, digest: old.digest }),
+        old: plan.old.map(|old| Old { version: old.version, digest: old.digest, exclusive: Some(old.exclusive) }),
         reason: None,
         reason_step: None,
         unsure: false,
@@ -225,7 +227,7 @@ impl Flow<DeployState> {
         };
         let app = self.app().clone();
         let state = &self.state;
-        let placement = self.placement(state.version, &state.digest);
+        let placement = self.placement(state.version, &state.digest, Some(state.exclusive));
         // Of any attempt: that a later one could not be sent says nothing of those before it.
         let unsure = AtomicBool::new(false);
         let put = async || {
@@ -286,8 +288,9 @@ impl Flow<DeployState> {
         Ok((generation, old.map(|old| AppRecord { generation, updated_at: edge.now(), ..old })))
     }
 
-    fn placement(&self, version: u32, digest: &str) -> Placement {
-        Placement { generation: self.state.generation, role: Role::Owner, version, digest: digest.to_owned() }
+    fn placement(&self, version: u32, digest: &str, exclusive: Option<bool>) -> Placement {
+        let (generation, digest) = (self.state.generation, digest.to_owned());
+        Placement { generation, role: Role::Owner, version, digest, exclusive }
     }
 
     fn record(&self, edge: &Edge) -> AppRecord {
@@ -332,7 +335,7 @@ impl Flow<DeployState> {
                     self.attempt(edge, "undo", TIDY_ATTEMPTS, || handle.client.delete(&app, generation)).await
                 }
                 Some(old) if self.state.unsure => {
-                    let placement = self.placement(old.version, &old.digest);
+                    let placement = self.placement(old.version, &old.digest, old.exclusive);
                     self.attempt(edge, "undo", TIDY_ATTEMPTS, || handle.client.put_back(&app, &placement)).await
                 }
                 Some(_) => Ok(()),

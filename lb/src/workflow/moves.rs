@@ -236,7 +236,8 @@ impl Flow<MoveState> {
     }
 
     fn placement(&self, role: Role, generation: u64) -> Placement {
-        Placement { generation, role, version: self.state.version, digest: self.state.digest.clone() }
+        let (digest, exclusive) = (self.state.digest.clone(), Some(self.state.exclusive));
+        Placement { generation, role, version: self.state.version, digest, exclusive }
     }
 
     async fn prepare(&mut self, edge: &Edge) -> Result<(), Failure> {

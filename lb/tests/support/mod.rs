@@ -394,6 +394,9 @@ async fn agent_put(
             if !agent.bundles.lock().unwrap().contains(&digest) {
                 return Err((422, "there is no such bundle".into(), None));
             }
+            if body["exclusive"] != agent.world.exclusive {
+                return Err((422, "the edge reads its bundle differently".into(), None));
+            }
             let running = role == "owner" || !agent.world.exclusive;
             agent.apps.lock().unwrap().insert(name, FakeApp { role, generation, version, digest, running });
             Ok(json!({}))

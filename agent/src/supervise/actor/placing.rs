@@ -9,6 +9,10 @@ use crate::gate::Role;
 use crate::records::{Placement, Record, role_name};
 use crate::supervise::process::LaunchError;
 
+fn exclusive_word(exclusive: bool) -> &'static str {
+    if exclusive { "an exclusive" } else { "an ordinary" }
+}
+
 impl Actor {
     pub(super) async fn place(&mut self, place: Place, ready: Option<Waiter>) -> Result<(), Refusal> {
         self.check_generation(&place)?;
@@ -20,6 +24,15 @@ impl Actor {
         })?;
         let folder = held.folder();
         let spec = blocking(move || Spec::load(&folder)).await?.map_err(|error| Refusal::Invalid(error.to_string()))?;
+        if let Some(exclusive) = place.exclusive.filter(|exclusive| *exclusive != spec.exclusive) {
+            let (edge, host) = (exclusive_word(exclusive), exclusive_word(spec.exclusive));
+            return Err(Refusal::Invalid(format!(
+                "the edge reads the steady.toml of bundle {} as of {edge} application, this host as of {host} one: two \
+                 hosts could run it at once. Run the same program on both; if it says so then too, write `exclusive = true` \
+                 or `false` in the file and deploy it again",
+                place.digest.as_str()
+            )));
+        }
         let placement = Placement { version: place.version, digest: place.digest, exclusive: spec.exclusive };
         let is_on_trial = self.next.as_ref().is_some_and(|next| next.placement == placement);
         let is_same = is_on_trial || (self.next.is_none() && self.target.as_ref() == Some(&placement));

@@ -28,7 +28,15 @@ pub struct Order {
 #[serde(tag = "what", rename_all = "snake_case")]
 pub enum What {
     /// Be its owner, or incoming. With `wait_ms` the outcome is told once it is ready or cannot be; else once it is recorded.
-    Place { role: Hold, version: u32, digest: String, wait_ms: Option<u64> },
+    Place {
+        role: Hold,
+        version: u32,
+        digest: String,
+        /// As the edge reads the bundle's `steady.toml`; the host refuses what it reads differently. `None`: the edge does not know.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        exclusive: Option<bool>,
+        wait_ms: Option<u64>,
+    },
     /// Finish what has begun, refuse the rest, stop.
     Drain { within_ms: u64 },
     /// Drain, and remember the generation alone.
@@ -125,10 +133,13 @@ mod tests {
 
     #[test]
     fn orders_and_events_of_this_version_are_read_for_ever_whatever_is_added_to_them() {
-        let what = What::Place { role: Hold::Owner, version: 3, digest: "d".into(), wait_ms: None };
+        let place =
+            |exclusive| What::Place { role: Hold::Owner, version: 3, digest: "d".into(), exclusive, wait_ms: None };
         let text =
             r#"{"id":7,"app":"shop","generation":2,"what":"place","role":"owner","version":3,"digest":"d","new":1}"#;
-        reads(text, &Order { id: 7, app: "shop".into(), generation: 2, what });
+        reads(text, &Order { id: 7, app: "shop".into(), generation: 2, what: place(None) });
+        let text = r#"{"id":7,"app":"shop","generation":2,"what":"place","role":"owner","version":3,"digest":"d","exclusive":true}"#;
+        reads(text, &Order { id: 7, app: "shop".into(), generation: 2, what: place(Some(true)) });
         let text = r#"{"id":8,"app":"shop","generation":2,"what":"drain","within_ms":5}"#;
         reads(text, &Order { id: 8, app: "shop".into(), generation: 2, what: What::Drain { within_ms: 5 } });
         let text = r#"{"id":9,"app":"shop","generation":2,"what":"forget"}"#;

@@ -66,9 +66,9 @@ async fn answer(State(seen): State<Seen>, request: Request) -> Response {
         "GET /v1/events?limit=100&app=shop" => json_answer(&json!({"events": [
             event(7, "crashed", json!({"reason": "exit code 3", "output": "no such table\nbye"})),
             event(6, "ready", json!({}))]})),
-        "GET /v1/events?limit=0" => json_answer(&json!({"events": []})),
-        // Somebody who follows, and has seen nothing yet: more each time, until nobody is there.
-        "GET /v1/events?after=0&limit=1000" => json_answer(&json!({"events": [event(8, "started", json!({}))]})),
+        "GET /v1/events?limit=1" => json_answer(&json!({"events": [event(7, "crashed", json!({}))]})),
+        // Somebody who follows from now on: more each time, until nobody is there.
+        "GET /v1/events?after=7&limit=1000" => json_answer(&json!({"events": [event(8, "started", json!({}))]})),
         "GET /v1/events?after=8&limit=1000" => {
             json_answer(&json!({"events": [event(9, "drained", json!({"cut": 2}))]}))
         }

@@ -59,6 +59,25 @@ fn when_up_is_killed_everything_that_it_started_ends() {
 }
 
 #[test]
+fn a_daemon_that_ends_while_nothing_can_be_written_down_is_started_again_all_the_same() {
+    let up = Up::start(&["--hosts", "1"]);
+    // Where both files are written aside first: as little can be made there as on a full disk.
+    let aside = ["children.json.new", "up.json.new"].map(|name| up.dir().join(name));
+    aside.iter().for_each(|aside| fs::create_dir(aside).unwrap());
+    let killed = up.edge_pid();
+    signal(killed, "KILL");
+    eventually("the edge is back", || {
+        assert!(alive(up.pid()), "`up` ended with it:\n{}", up.output());
+        up.output().contains("is back").then_some(())
+    });
+    assert_eq!(up.get("clock", "/").status, 200);
+    aside.iter().for_each(|aside| fs::remove_dir(aside).unwrap());
+    eventually("what runs is written down", || (up.edge_pid() != killed).then_some(()));
+    assert!(alive(up.edge_pid()));
+    assert_eq!(up.stop(), 0);
+}
+
+#[test]
 fn stopping_while_it_starts_leaves_nothing() {
     let up = Up::launch(&[]);
     eventually("a host is started", || up.dir().join("children.json").exists().then_some(()));

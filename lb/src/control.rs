@@ -6,24 +6,28 @@
 //!
 //! One task does this for one commit after another, so that store, table and snapshot never disagree about the order, and a
 //! caller that goes away leaves nothing half done. The store wins: when the table's file cannot be written, it is written
-//! anew from the store with the next command. Snapshots that the workers have let go of are freed here, not by them.
+//! anew from the store with the next change, and again by itself until it can be. Snapshots that the workers have let go of are
+//! freed here, not by them.
 
-use std::collections::HashMap;
+mod start;
+
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use steady_table::{Routes, TableDir};
+use steady_table::{DomainName, Routes, TableDir};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::certs::Certs;
 use crate::cluster::Credentials;
 use crate::derive::{self, Derived, derive};
-use crate::limits::{CONTROL_QUEUE, SETTLE};
+use crate::limits::{CONTROL_QUEUE, RETRY_FIRST, RETRY_MOST, SETTLE};
 use crate::metrics::Metrics;
 use crate::snapshot::{HostState, Plane, Settings, Snapshot};
 use crate::store::{Commit, Store, StoreError, Write};
+pub use start::{Initial, publish_first, reconcile_table};
 
 /// Looks at what the workers have reached, at first and at most this often.
 const SETTLE_LOOK_FIRST: Duration = Duration::from_micros(50);
@@ -66,7 +70,10 @@ pub enum ControlError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The store has the change, the table's file not yet.
-    #[error("the change is stored, but the routing table cannot be written: {0}; look at the disk of state_dir")]
+    #[error(
+        "the change is stored, but the routing table cannot be written: {0}; look at the disk of state_dir. It comes into force by \
+         itself as soon as that has room"
+    )]
     Table(String),
     /// The table still misses an earlier change, because its file cannot be written, so that this one could not be judged.
     /// Nothing was changed.
@@ -105,101 +112,6 @@ impl Hold {
     }
 }
 
-/// What the first snapshot is made of.
-#[derive(Debug)]
-pub struct Initial {
-    pub routes: Arc<Routes>,
-    pub certs: Certs,
-    pub cluster: Option<Arc<Credentials>>,
-    pub settings: Settings,
-}
-
-/// Publishes what is known before the store is: the last good table.
-pub fn publish_first(plane: &dyn Plane, initial: &Initial) -> Published {
-    let hosts = vec![HostState::Suspected; initial.routes.hosts().len()];
-    let snapshot = Arc::new(Snapshot {
-        routes: Arc::clone(&initial.routes),
-        hosts,
-        certs: initial.certs.clone(),
-        cluster: initial.cluster.clone(),
-        settings: initial.settings.clone(),
-    });
-    let publication = plane.publish(Arc::clone(&snapshot));
-    Published { snapshot, publication, behind: false }
-}
-
-/// Writes the table anew where it is not what the store says, and tells how they differed. The table afterwards; on an error
-/// the directory comes back, so that it can be tried again.
-pub async fn reconcile_table(
-    mut dir: TableDir,
-    routes: Option<Arc<Routes>>,
-    store: &dyn Store,
-) -> Result<(TableDir, Arc<Routes>), (TableDir, ControlError)> {
-    let (wanted, revision) = match compare(routes.as_deref(), store).await {
-        Ok(Some(todo)) => todo,
-        Ok(None) => match routes {
-            Some(routes) => return Ok((dir, routes)),
-            None => return Err((dir, ControlError::Table("it was there a moment ago".into()))),
-        },
-        Err(error) => return Err((dir, error)),
-    };
-    let work = tokio::task::spawn_blocking(move || {
-        let result = dir.replace(wanted, revision);
-        (dir, result)
-    });
-    match work.await {
-        Ok((dir, Ok(routes))) => Ok((dir, Arc::new(routes))),
-        Ok((dir, Err(error))) => Err((dir, ControlError::Table(error.to_string()))),
-        // A panic of the writer is a fault of ours, and takes its directory with it.
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is ending, and this with it.
-            Err(_) => std::future::pending().await,
-        },
-    }
-}
-
-/// What the table should be and its revision; `None` if it is that already.
-async fn compare(
-    routes: Option<&Routes>,
-    store: &dyn Store,
-) -> Result<Option<(steady_table::Contents, u64)>, ControlError> {
-    let contents = store.load().await?;
-    let table_revision = routes.map_or(0, Routes::revision);
-    let revision = contents.revision;
-    if let Some(routes) = routes
-        && revision == 0
-        && routes.app_count() > 0
-    {
-        let what = format!(
-            "it is new, while the routing table knows {} applications: bring the store back from a copy, or remove the \
-             directory `table` beside it to begin anew",
-            routes.app_count()
-        );
-        return Err(StoreError::Failed(what).into());
-    }
-    let orphans = derive::orphans(&contents);
-    let (wanted, told) = derive::whole(contents);
-    for reason in told {
-        tracing::error!(reason, "a record of the store is left out of the routing table");
-    }
-    if let Some(routes) = routes {
-        let found = derive::differences(routes, &wanted);
-        if found.is_empty() && table_revision == revision && orphans.is_empty() {
-            return Ok(None);
-        }
-        for difference in found {
-            tracing::warn!(difference, "the routing table is not what the store says; the store wins");
-        }
-    }
-    let mut writes = vec![Write::RaiseRevision(revision.max(table_revision + 1))];
-    // They would come back with an application of the same name, which knows nothing of them.
-    writes.extend(orphans.into_iter().map(|(domain, _)| Write::RemoveCustom(domain)));
-    let what = "custom domains without an application are removed".into();
-    let revision = store.commit(Commit { what, writes, ..Commit::default() }).await?;
-    Ok(Some((wanted, revision)))
-}
-
 impl Control {
     /// Starts the writer on what [`reconcile_table`] gave, and publishes it. It ends when every handle is dropped.
     pub fn start(
@@ -225,7 +137,7 @@ impl Control {
             plane: Arc::clone(&plane),
             published: Arc::clone(&published),
             old,
-            behind: false,
+            behind: None,
             metrics: Arc::clone(&metrics),
         };
         tokio::spawn(writer.run(queue));
@@ -326,19 +238,40 @@ struct Writer {
     published: Arc<ArcSwap<Published>>,
     /// What was published before, and the publication that replaced it.
     old: Vec<(u64, Arc<Snapshot>)>,
-    behind: bool,
+    /// The table misses what the store has; when it is written anew.
+    behind: Option<Again>,
     metrics: Arc<Metrics>,
+}
+
+/// When something that failed is tried again.
+#[derive(Clone, Copy, Debug)]
+struct Again {
+    at: tokio::time::Instant,
+    pause: Duration,
+}
+
+impl Again {
+    fn after(last: Option<Again>) -> Again {
+        let pause = last.map_or(RETRY_FIRST, |last| (last.pause * 2).min(RETRY_MOST));
+        Again { at: tokio::time::Instant::now() + pause, pause }
+    }
 }
 
 impl Writer {
     async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
+            let again = self.behind.map(|again| again.at);
             tokio::select! {
                 command = queue.recv() => {
                     let Some(command) = command else { return };
                     if self.handle(command).await.is_break() {
                         return;
+                    }
+                }
+                () = tokio::time::sleep_until(again.unwrap_or_else(tokio::time::Instant::now)), if again.is_some() => {
+                    if self.catch_up().await.is_ok() {
+                        tracing::info!("the routing table is what the store says again");
                     }
                 }
                 _ = sweep.tick() => self.sweep(),
@@ -358,7 +291,7 @@ impl Writer {
                 let _ = done.send(result);
             }
             Command::CatchUp(done) => {
-                let result = if self.behind { self.catch_up().await } else { Ok(()) };
+                let result = if self.behind.is_some() { self.catch_up().await } else { Ok(()) };
                 let _ = done.send(result);
             }
             Command::Hold(rests, told) => {
@@ -368,7 +301,8 @@ impl Writer {
                 }
             }
             Command::Host(host, state) => {
-                if self.states.insert(host, state) != Some(state) {
+                // One of whom nothing is known is suspected.
+                if self.states.insert(host, state).unwrap_or(HostState::Suspected) != state {
                     self.publish();
                 }
             }
@@ -396,13 +330,14 @@ impl Writer {
             self.metrics.committed();
             return Ok(self.published.load().publication);
         }
-        if self.behind {
+        if self.behind.is_some() {
             self.catch_up().await.map_err(|error| match error {
                 ControlError::Table(why) => ControlError::Behind(why),
                 error => error,
             })?;
         }
-        let derived = derive(&self.routes, &commit).map_err(ControlError::Refused)?;
+        let left_out = self.left_out(&commit).await?;
+        let derived = derive(&self.routes, &commit, &left_out).map_err(ControlError::Refused)?;
         let revision = self.store.commit(commit).await?;
         self.metrics.committed();
         let written = match derived {
@@ -418,7 +353,7 @@ impl Writer {
             Ok(()) => Ok(self.publish()),
             Err(error) => {
                 tracing::error!(%error, "the routing table is written anew from the store");
-                self.behind = true;
+                self.behind = Some(Again::after(None));
                 // Whatever fails here, a store that cannot be read included: the change itself is stored.
                 self.catch_up().await.map_err(|error| match error {
                     ControlError::Table(why) => ControlError::Table(why),
@@ -429,16 +364,33 @@ impl Writer {
         }
     }
 
+    /// Custom domains that the commit removes and that only the store has: those of an application that is left out of the table.
+    async fn left_out(&self, commit: &Commit) -> Result<HashSet<DomainName>, ControlError> {
+        let mut left_out = HashSet::new();
+        for write in &commit.writes {
+            if let Write::RemoveCustom(domain) = write
+                && self.routes.custom_domain(domain.as_str()).is_none()
+                && self.store.custom(domain.clone()).await?.is_some()
+            {
+                left_out.insert(domain.clone());
+            }
+        }
+        Ok(left_out)
+    }
+
     /// Brings the table to what the store says, and tells everyone whether it is.
     async fn catch_up(&mut self) -> Result<(), ControlError> {
         let result = self.write_ahead().await;
-        self.behind = result.is_err();
+        self.behind = result.is_err().then(|| Again::after(self.behind));
         self.publish();
         result
     }
 
     async fn write_ahead(&mut self) -> Result<(), ControlError> {
-        let ahead = Commit { writes: vec![Write::RaiseRevision(self.routes.revision() + 1)], ..Commit::default() };
+        let ahead = Commit {
+            writes: vec![Write::RaiseRevision(self.routes.revision().saturating_add(1))],
+            ..Commit::default()
+        };
         let revision = self.store.commit(ahead).await?;
         self.write_anew(revision).await
     }
@@ -478,7 +430,7 @@ impl Writer {
             settings: self.settings.clone(),
         });
         let publication = self.plane.publish(Arc::clone(&snapshot));
-        let behind = self.behind;
+        let behind = self.behind.is_some();
         let before = self.published.swap(Arc::new(Published { snapshot, publication, behind }));
         self.old.push((publication, Arc::clone(&before.snapshot)));
         self.metrics.published(self.routes.revision());

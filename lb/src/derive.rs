@@ -44,8 +44,9 @@ impl Places {
     }
 }
 
-/// What `commit` does to `routes`; every reason why it cannot be, if it cannot.
-pub fn derive(routes: &Routes, commit: &Commit) -> Result<Derived, Vec<String>> {
+/// What `commit` does to `routes`; every reason why it cannot be, if it cannot. `left_out`: custom domains that the store has and
+/// the routes have not.
+pub fn derive(routes: &Routes, commit: &Commit, left_out: &HashSet<DomainName>) -> Result<Derived, Vec<String>> {
     let mut reasons = Vec::new();
     let (places, moved) = place_hosts(routes, commit, &mut reasons);
     let mut changes = Vec::new();
@@ -54,7 +55,7 @@ pub fn derive(routes: &Routes, commit: &Commit) -> Result<Derived, Vec<String>> 
     }
     let domains = derive_domains(routes, commit, &mut changes, &mut reasons);
     let apps = derive_apps(routes, commit, &places, &mut changes, &mut reasons);
-    derive_customs(routes, commit, &domains, &apps, &mut changes, &mut reasons);
+    derive_customs(routes, commit, (&domains, left_out), &apps, &mut changes, &mut reasons);
     if !reasons.is_empty() {
         return Err(reasons);
     }
@@ -167,7 +168,7 @@ fn derive_apps<'a>(
 fn derive_customs(
     routes: &Routes,
     commit: &Commit,
-    domains: &[DomainName],
+    (domains, left_out): (&[DomainName], &HashSet<DomainName>),
     apps: &HashMap<&AppName, bool>,
     changes: &mut Vec<Change>,
     reasons: &mut Vec<String>,
@@ -194,6 +195,7 @@ fn derive_customs(
             }
             Write::RemoveCustom(domain) => match routes.custom_domain(domain.as_str()) {
                 Some(_) => changes.push(Change::RemoveDomain(domain.clone())),
+                None if left_out.contains(domain) => {}
                 None => reasons.push(format!("there is no custom domain {domain}")),
             },
             _ => {}
@@ -273,8 +275,16 @@ pub fn whole(contents: Contents) -> (TableContents, Vec<String>) {
         }
     }
     let there: HashSet<&AppName> = apps.iter().map(|app| &app.name).collect();
-    let (customs, without): (Vec<_>, Vec<_>) = contents.customs.into_iter().partition(|(_, app)| there.contains(app));
-    told.extend(without.iter().map(|(domain, app)| format!("custom domain {domain}: there is no application {app}")));
+    let mut customs = Vec::with_capacity(contents.customs.len());
+    for (domain, app) in contents.customs {
+        if !there.contains(&app) {
+            told.push(format!("custom domain {domain}: there is no application {app}"));
+        } else if let Some(suffix) = covering(&contents.domains, domain.as_str()) {
+            told.push(format!("custom domain {domain} is or lies under {suffix}, whose names are applications"));
+        } else {
+            customs.push((domain, app));
+        }
+    }
     (TableContents { hosts, domains: contents.domains, apps, customs }, told)
 }
 

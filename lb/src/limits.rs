@@ -62,6 +62,9 @@ pub const RETRY_MOST: Duration = Duration::from_secs(5);
 /// Applications of one host that are put right at once when it returns: enough that their way there and back does not add up, few
 /// enough that a host which comes back with thousands is not given all their archives together.
 pub const RECONCILED_AT_ONCE: usize = 16;
+/// Changes of one application that wait for the one under way, which may itself wait for a host for hours; a client that leaves
+/// does not take its change along, and each deployment keeps its bundle on the disk. A move by force is let in beside them.
+pub const CHANGES_WAITING_MAX: usize = 16;
 /// Hosts that are asked at once what they hold of an application, before it gets a new generation.
 pub const ASKED_AT_ONCE: usize = 64;
 /// Attempts of a step that only tidies up and that a host's return repeats anyway.

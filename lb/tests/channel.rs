@@ -391,3 +391,18 @@ async fn more_applications_than_are_put_right_at_once_all_are_when_their_host_re
     }
     life.until(|| names.iter().all(|name| h1.apps.lock().unwrap().get(name).is_some_and(|app| app.running))).await;
 }
+
+#[tokio::test]
+async fn a_host_that_is_forgotten_as_it_comes_does_not_stay_connected_to_nothing() {
+    let (_dir, world, life) = begun().await;
+    let h1 = agent(&world, "h1").await;
+    let identity = joined(&life, "h1").await;
+    let channel = connect(&[life.addr], &identity, &h1, &registration(&h1)).await.unwrap();
+    let slot = life.edge.hosts.slot("h1");
+    life.until(|| slot.open().is_some()).await;
+    let open = slot.open().unwrap();
+    life.edge.hosts.remove("h1");
+    assert!(slot.attach(open.calls.clone(), open.peer, open.registration.clone()).is_none());
+    assert!(slot.open().is_none());
+    channel.await.unwrap();
+}

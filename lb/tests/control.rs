@@ -8,12 +8,14 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use steady_lb::agents::health::HostEvent;
 use steady_lb::control::ControlError;
+use steady_lb::limits::CHANGES_WAITING_MAX;
 use steady_lb::snapshot::HostState;
 use steady_lb::store::sqlite::SqliteStore;
-use steady_lb::store::{Commit, HostRecord, Store, Write};
+use steady_lb::store::{AppRecord, Commit, HostRecord, Kind, Store, WorkflowRecord, Write};
 use steady_lb::workflow::Tracker;
 use steady_table::DomainName;
 use support::*;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn steps(lines: &[Value]) -> Vec<&str> {
     lines.iter().filter_map(|line| line["step"].as_str()).collect()
@@ -63,7 +65,7 @@ async fn a_version_that_one_attempt_may_have_started_is_undone_though_later_ones
     };
     let (lines, ()) = tokio::join!(life.deploy_shop("two"), cut);
     let undo = lines.iter().find(|line| line["step"] == "undo" && line["host"] == "h1").unwrap();
-    assert!(undo["detail"].as_str().unwrap().starts_with("left to its return"), "{lines:#?}");
+    assert!(undo["detail"].as_str().unwrap().starts_with("it is put right when it answers"), "{lines:#?}");
     h1.revive().await;
     life.until(|| world.owners() == [("h1".to_owned(), 1, 1)]).await;
     life.quiesce(&world).await;
@@ -410,6 +412,211 @@ async fn a_store_with_a_custom_domain_of_no_application_is_served_without_it() {
     assert_eq!(life.plane.newest().routes.custom_count(), 0);
     assert!(done(&life.remove().await));
     life.assert_consistent(&world).await;
+}
+
+#[tokio::test]
+async fn a_table_that_could_not_be_written_is_written_by_itself_once_it_can_be() {
+    let (world, dir, life) = deployed(true).await;
+    let blocked = Blocked::begin(&life, &dir).await;
+    assert_eq!(life.plane.newest().routes.hosts().len(), 3);
+    blocked.end();
+    life.until(|| !life.edge.control.published().behind).await;
+    assert_eq!(life.plane.newest().routes.hosts().len(), 2);
+    life.assert_consistent(&world).await;
+}
+
+/// A store that holds `shop` on `host`, and a custom domain of it.
+async fn stored(dir: &tempfile::TempDir, host: HostRecord, domains: &[&str], custom: &str) {
+    let app = AppRecord {
+        name: name(APP),
+        host: host.name.clone(),
+        generation: 1,
+        moving: None,
+        version: 1,
+        digest: "d".repeat(64),
+        exclusive: false,
+        created_at: 0,
+        updated_at: 0,
+    };
+    let domains = domains.iter().map(|domain| DomainName::new(domain).unwrap()).collect();
+    let writes = vec![Write::PutHost(host), Write::SetDomains(domains), Write::PutApp(app), put_custom(custom)];
+    let store = SqliteStore::open(&dir.path().join("store.db")).unwrap();
+    store.commit(change(writes)).await.unwrap();
+}
+
+fn host_record(name: &str, addr: &str) -> HostRecord {
+    HostRecord { name: name.into(), addr: addr.into(), control: "127.0.0.1:9".into(), token_file: "t".into() }
+}
+
+#[tokio::test]
+async fn a_custom_domain_of_an_application_that_the_table_leaves_out_can_be_removed() {
+    for with_its_application in [false, true] {
+        let world = World::new(false);
+        let dir = tempfile::tempdir().unwrap();
+        stored(&dir, host_record("h9", "no address"), &["steady.test"], "shop.example").await;
+        let life = Life::begin(&world, dir.path(), Fuse::new(u64::MAX)).await;
+        assert_eq!(place(&life.plane.newest()), "nowhere");
+        if with_its_application {
+            let lines = life.remove().await;
+            assert!(done(&lines), "{lines:#?}");
+        } else {
+            let body = json!({"custom_domains": {"shop.example": null}}).to_string();
+            let (status, told) = answer(life.request(reqwest::Method::PATCH, "/v1/routes").body(body.clone())).await;
+            assert_eq!(status, 200, "{told}");
+            let again = answer(life.request(reqwest::Method::PATCH, "/v1/routes").body(body)).await;
+            assert_eq!(again.0, 422, "there is none any more");
+        }
+        assert!(life.edge.store().load().await.unwrap().customs.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_store_with_a_custom_domain_under_a_suffix_is_served_without_it() {
+    let world = World::new(false);
+    let dir = tempfile::tempdir().unwrap();
+    stored(&dir, host_record("h9", "127.0.0.1:9"), &["steady.test"], "x.steady.test").await;
+    let life = Life::begin(&world, dir.path(), Fuse::new(u64::MAX)).await;
+    assert_eq!(place(&life.plane.newest()), "h9 g1 v1");
+    assert_eq!(life.plane.newest().routes.custom_count(), 0);
+}
+
+#[tokio::test]
+async fn what_could_not_be_tidied_up_at_a_host_is_put_right_though_the_host_never_went_away() {
+    let (world, _dir, life) = deployed(false).await;
+    let h1 = agent(&world, "h1");
+    h1.fails.lock().unwrap().insert("DELETE".into());
+    let lines = life.move_to("h2").await;
+    assert!(done(&lines), "{lines:#?}");
+    assert_eq!(h1.app().unwrap().role, "draining");
+    h1.fails.lock().unwrap().clear();
+    life.until(|| h1.app().unwrap().role == "absent").await;
+    life.assert_consistent(&world).await;
+}
+
+#[tokio::test]
+async fn so_many_changes_of_one_application_wait_and_no_more_but_a_move_by_force() {
+    let (_world, dir, life) = deployed(true).await;
+    let lock = Tracker::try_lock(&life.edge, &name(APP)).unwrap();
+    let waiting = futures_util::future::join_all((0..CHANGES_WAITING_MAX).map(|_| life.move_to("h1")));
+    let meddle = async {
+        life.until(|| life.edge.workflows.waiting(&name(APP)) == CHANGES_WAITING_MAX).await;
+        let refused = life.move_to("h1").await;
+        assert_eq!(refused[0]["status"], 429, "{refused:#?}");
+        let bundles = || std::fs::read_dir(dir.path().join("bundles")).unwrap().count();
+        assert_eq!(life.deploy_shop("two").await[0]["status"], 429);
+        assert_eq!(bundles(), 1, "what was not taken leaves nothing");
+        let forced = life.move_with(json!({"to": "h1", "force": true}));
+        let let_go = async {
+            life.until(|| life.edge.workflows.waiting_forced(&name(APP)) == 1).await;
+            drop(lock);
+        };
+        tokio::join!(forced, let_go).0
+    };
+    let (lines, forced) = tokio::join!(waiting, meddle);
+    for lines in lines.iter().chain([&forced]) {
+        assert_eq!(lines[0]["step"], "wait", "{lines:#?}");
+        assert!(lines.last().unwrap()["error"].is_string(), "it is there already: {lines:#?}");
+    }
+}
+
+#[tokio::test]
+async fn a_deployment_that_is_refused_behind_its_upload_leaves_no_bundle() {
+    let (_world, dir, life) = deployed(true).await;
+    let lock = Tracker::try_lock(&life.edge, &name(APP)).unwrap();
+    let let_go = async {
+        life.until(|| life.edge.workflows.waiting(&name(APP)) == 1).await;
+        drop(lock);
+    };
+    let path = format!("/v1/apps/{APP}?host=h2");
+    let (lines, ()) = tokio::join!(life.deploy(&path, "two"), let_go);
+    assert!(lines.last().unwrap()["detail"].as_str().unwrap().contains("is on h1"), "{lines:#?}");
+    assert_eq!(std::fs::read_dir(dir.path().join("bundles")).unwrap().count(), 1);
+}
+
+#[test]
+fn a_workflow_that_cannot_be_taken_up_keeps_no_other_from_going_on() {
+    let outside = runtime();
+    let world = World::new(true);
+    let dir = tempfile::tempdir().unwrap();
+    outside.block_on(async {
+        Agent::start(&world, "h1").await;
+        Agent::start(&world, "h2").await;
+    });
+    let first = runtime();
+    first.block_on(async {
+        let fuse = Fuse::new(u64::MAX);
+        let life = Life::begin(&world, dir.path(), Arc::clone(&fuse)).await;
+        assert!(done(&life.deploy_shop("one").await));
+        // Of a program that is newer than this one.
+        let workflow = WorkflowRecord {
+            id: 0,
+            kind: Kind::Move,
+            app: name("other"),
+            step: "teleport".into(),
+            state: json!({"next": "teleport"}),
+            started: 0,
+            finished: None,
+            error: None,
+        };
+        life.edge.control.commit(change(vec![Write::PutWorkflow(workflow)])).await.unwrap();
+        fuse.set(4);
+        tokio::select! {
+            lines = life.move_to("h2") => panic!("{lines:#?}"),
+            () = fuse.blown() => {}
+        }
+    });
+    first.shutdown_timeout(PATIENCE);
+    let second = runtime();
+    second.block_on(async {
+        let life = Life::begin(&world, dir.path(), Fuse::new(u64::MAX)).await;
+        life.until(|| world.owners() == [("h2".to_owned(), 2, 1)]).await;
+        assert!(Tracker::try_lock(&life.edge, &name("other")).is_none(), "nothing is begun on top of it");
+    });
+    second.shutdown_timeout(PATIENCE);
+}
+
+/// A host that registered once, and is not there.
+async fn registered(life: &Life, host: &str) {
+    let record = HostRecord { control: String::new(), token_file: String::new(), ..host_record(host, "127.0.0.1:9") };
+    life.edge.control.commit(change(vec![Write::PutHost(record.clone())])).await.unwrap();
+    life.edge.hosts.put(record).unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_host_is_forgotten_though_the_table_cannot_be_written_just_then() {
+    let (world, dir, life) = deployed(true).await;
+    registered(&life, "h8").await;
+    std::fs::create_dir(dir.path().join("table").join("routes.tmp")).unwrap();
+    let gone = answer(life.request(reqwest::Method::DELETE, "/v1/hosts/h8")).await;
+    assert_eq!(gone.0, 204, "{}", gone.1);
+    assert!(life.edge.control.published().behind);
+    assert_eq!(life.get("/v1/hosts/h8").await.0, 404);
+    std::fs::remove_dir(dir.path().join("table").join("routes.tmp")).unwrap();
+    life.until(|| !life.edge.control.published().behind).await;
+    life.assert_consistent(&world).await;
+}
+
+#[tokio::test]
+async fn a_host_is_forgotten_whole_though_the_client_that_asked_has_left() {
+    let (_world, _dir, life) = deployed(true).await;
+    registered(&life, "h8").await;
+    let hold = life.edge.control.hold().await.unwrap();
+    let mut client = tokio::net::TcpStream::connect(life.addr).await.unwrap();
+    let request = format!("DELETE /v1/hosts/h8 HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\r\n", life.token);
+    client.write_all(request.as_bytes()).await.unwrap();
+    life.until(|| life.edge.registering.try_lock().is_err()).await;
+    client.shutdown().await.unwrap();
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).await.unwrap();
+    // The edge has noticed; what was asked goes on.
+    drop(hold);
+    let begun = std::time::Instant::now();
+    while life.edge.store().load().await.unwrap().hosts.iter().any(|host| host.name == "h8") {
+        assert!(begun.elapsed() < PATIENCE);
+        tokio::task::yield_now().await;
+    }
+    life.until(|| life.edge.registering.try_lock().is_ok()).await;
+    assert!(life.edge.hosts.find("h8").is_none(), "the store has forgotten it");
 }
 
 /// What is done to an edge that has `shop` on h1 (or, for the first deployment, nothing).

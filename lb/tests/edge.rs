@@ -212,7 +212,7 @@ struct Whole {
     http: reqwest::Client,
     /// Its own, which ends with it, as the command's does.
     runtime: tokio::runtime::Runtime,
-    _certs: watch::Sender<Certs>,
+    certs: watch::Sender<Certs>,
 }
 
 fn write_config(dir: &Path, world: &World, more: &str) -> std::path::PathBuf {
@@ -257,7 +257,7 @@ impl Whole {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let task = runtime.spawn(run(config, plane_dyn, parts));
         let ready = told.await.expect("it begins");
-        Whole { orders, ready, plane, task, http: reqwest::Client::new(), runtime, _certs: certs }
+        Whole { orders, ready, plane, task, http: reqwest::Client::new(), runtime, certs }
     }
 
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
@@ -381,6 +381,115 @@ async fn a_reload_takes_hosts_domains_and_timeouts_and_a_wrong_file_changes_noth
     let settings = edge.plane.newest().settings.clone();
     assert_eq!(settings.idle_timeout, std::time::Duration::from_secs(5));
     edge.stop().await;
+}
+
+#[tokio::test]
+async fn hosts_of_the_configuration_come_into_force_by_themselves_when_the_table_can_be_written_again() {
+    let world = world_with_hosts().await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = write_config(dir.path(), &world, "");
+    let edge = Whole::begin(&world, &file).await;
+    edge.until_hosts(2).await;
+    let blocked = dir.path().join("state/table/routes.tmp");
+    std::fs::create_dir(&blocked).unwrap();
+    // One goes, which has the table written anew, and one comes.
+    world.agents.lock().unwrap().remove(1);
+    Agent::start(&world, "h3").await;
+    write_config(dir.path(), &world, "");
+    edge.orders.send(Order::Reload).await.unwrap();
+    let names =
+        |hosts: &Value| hosts["hosts"].as_array().unwrap().iter().map(|host| host["name"].clone()).collect::<Vec<_>>();
+    edge.until("/v1/hosts", |_, hosts| names(hosts) == ["h1", "h3"]).await;
+    edge.until("/v1/hosts/h3", |_, host| host["state"] == "up").await;
+    assert!(answer(edge.request(Method::GET, "/readyz")).await.1.as_str().unwrap().contains("cannot be written"));
+    // What comes while the table is behind is not stored, and tried again.
+    Agent::start(&world, "h4").await;
+    let more = std::fs::read_to_string(write_config(dir.path(), &world, "")).unwrap();
+    std::fs::write(&file, more.replace("steady.test", "new.test")).unwrap();
+    edge.orders.send(Order::Reload).await.unwrap();
+    std::fs::remove_dir(&blocked).unwrap();
+    edge.until("/v1/hosts", |_, hosts| names(hosts) == ["h1", "h3", "h4"]).await;
+    edge.until("/v1/routes", |_, routes| routes["domains"] == json!(["new.test"]) && routes["settled"] == true).await;
+    let hosts: Vec<_> = edge.plane.newest().routes.hosts().iter().map(|host| host.name().to_owned()).collect();
+    assert_eq!(hosts, ["h1", "h3", "h4"]);
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn a_host_that_was_down_at_another_address_is_not_down_at_its_new_one() {
+    let world = world_with_hosts().await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = write_config(dir.path(), &world, "");
+    let edge = Whole::begin(&world, &file).await;
+    edge.until_hosts(2).await;
+    let h1 = Arc::clone(&world.agents.lock().unwrap()[0]);
+    h1.die();
+    edge.until("/v1/hosts/h1", |_, host| host["state"] == "down").await;
+    // It answers at its data port only: a machine whose agent is on its way.
+    let data = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let text = std::fs::read_to_string(&file).unwrap();
+    let moved = text.replace(&format!("addr = \"{}\"", h1.data), &format!("addr = \"{}\"", data.local_addr().unwrap()));
+    std::fs::write(&file, moved).unwrap();
+    edge.orders.send(Order::Reload).await.unwrap();
+    edge.until("/v1/hosts/h1", |_, host| host["state"] == "suspected").await;
+    let begun = std::time::Instant::now();
+    while edge.plane.newest().hosts[0] != steady_lb::snapshot::HostState::Suspected {
+        assert!(begun.elapsed() < PATIENCE, "the workers answer 502 for it");
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn an_edge_without_its_store_hears_of_certificates_and_reads_its_configuration_when_the_store_is_there() {
+    let world = world_with_hosts().await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = write_config(dir.path(), &world, "");
+    let edge = Whole::begin(&world, &file).await;
+    edge.until_hosts(2).await;
+    edge.stop().await;
+    let (store, kept) = (dir.path().join("state/store.db"), dir.path().join("kept.db"));
+    let begun = std::time::Instant::now();
+    while dir.path().join("state/store.db-wal").exists() {
+        assert!(begun.elapsed() < PATIENCE, "the store is not closed");
+        tokio::task::yield_now().await;
+    }
+    std::fs::rename(&store, &kept).unwrap();
+    std::fs::create_dir(&store).unwrap();
+
+    let edge = Whole::begin(&world, &file).await;
+    edge.until("/v1/apps", |status, value| status == 503 && value["detail"].as_str().unwrap().contains("opened")).await;
+    let renewed = Certs::default();
+    edge.certs.send(renewed.clone()).unwrap();
+    let begun = std::time::Instant::now();
+    while !Arc::ptr_eq(&edge.plane.newest().certs.set, &renewed.set) {
+        assert!(begun.elapsed() < PATIENCE, "the workers still have the certificates that run out");
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    assert_eq!(answer(edge.request(Method::GET, "/readyz")).await.0, 200);
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("[health]", "[timeouts]\nidle = \"5s\"\n[health]")).unwrap();
+    edge.orders.send(Order::Reload).await.unwrap();
+    std::fs::remove_dir(&store).unwrap();
+    std::fs::rename(&kept, &store).unwrap();
+    edge.until_hosts(2).await;
+    let begun = std::time::Instant::now();
+    while edge.plane.newest().settings.idle_timeout != std::time::Duration::from_secs(5) {
+        assert!(begun.elapsed() < PATIENCE, "what it was told is forgotten");
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    assert!(Arc::ptr_eq(&edge.plane.newest().certs.set, &renewed.set));
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn a_question_for_events_that_is_wrong_is_told_what_it_may_say() {
+    let (_world, _dir, life) = begun().await;
+    let (status, problem) = life.get("/v1/events?limit=many").await;
+    assert_eq!((status, &problem["status"]), (400, &json!(400)), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("it takes host, app, after and limit"), "{problem}");
+    let (status, none) = life.get(&format!("/v1/events?after={}", u64::MAX)).await;
+    assert_eq!((status, none), (200, json!({"events": []})));
 }
 
 #[tokio::test]

@@ -145,3 +145,15 @@ async fn a_member_of_another_cluster_is_refused_in_the_handshake() {
     assert!(renew(life.addr, &theirs, &Request::new().unwrap()).await.is_err());
     assert!(renew(life.addr, &ours, &Request::new().unwrap()).await.is_ok());
 }
+
+#[tokio::test]
+async fn a_join_token_is_for_whom_it_was_asked_for_whatever_the_content_type() {
+    let (_dir, life) = begun().await;
+    let ask = |body: &'static str| answer(life.request(reqwest::Method::POST, "/v1/join-tokens").body(body));
+    let (status, made) = ask(r#"{"host": "h7", "uses": 3}"#).await;
+    assert_eq!((status, &made["host"], &made["uses"]), (201, &json!("h7"), &json!(3)), "{made}");
+    assert_eq!(ask("").await.1["uses"], 1);
+    let (status, problem) = ask(r#"{"hosts": "h7"}"#).await;
+    assert_eq!(status, 400);
+    assert!(problem["detail"].as_str().unwrap().contains("each optional"), "{problem}");
+}

@@ -76,9 +76,13 @@ pub fn host_path(host: &str) -> Result<String, Error> {
 pub async fn events(client: &Client, out: Out, args: &EventsArgs) -> Result<(), Error> {
     let mut seen = None;
     // The newest come first; they are shown as they happened.
-    let mut batch: VecDeque<Value> = ask(client, args, &[("limit", args.lines.to_string())]).await?.into();
+    let mut batch: VecDeque<Value> = ask(client, args, &[("limit", args.lines.max(1).to_string())]).await?.into();
+    if args.lines == 0 {
+        // Only what comes from now on.
+        seen = batch.pop_front().and_then(|newest| newest.get("number").and_then(Value::as_u64));
+    }
     batch.make_contiguous().reverse();
-    if batch.is_empty() && !args.follow && !out.json {
+    if batch.is_empty() && seen.is_none() && !args.follow && !out.json {
         return show::line(
             "Nothing has happened yet. Hosts tell when an application starts, is ready, crashes or drains.",
         );

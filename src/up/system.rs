@@ -50,6 +50,8 @@ pub struct System {
     daemons: Vec<Daemon>,
     /// What `up.json` says besides what is known here; once announced.
     announced: Option<(PathBuf, Vec<String>)>,
+    /// `children.json` or `up.json` could not be written: the disk may be full. They are written again.
+    unwritten: bool,
     events: JoinSet<Event>,
 }
 
@@ -97,6 +99,7 @@ impl System {
             bun: PathBuf::new(),
             daemons: Vec::new(),
             announced: None,
+            unwritten: false,
             events: JoinSet::new(),
         })
     }
@@ -234,14 +237,19 @@ impl System {
             tokio::select! {
                 Some(event) = self.events.join_next() => {
                     let event = event.map_err(|error| Error::Failed(format!("a watcher ended: {error}")))?;
-                    self.handle(event)?;
+                    self.handle(event);
                 }
-                _ = rotate.tick() => self.bound_logs(),
+                _ = rotate.tick() => {
+                    self.bound_logs();
+                    if self.unwritten {
+                        self.write_down();
+                    }
+                }
             }
         }
     }
 
-    fn handle(&mut self, event: Event) -> Result<(), Error> {
+    fn handle(&mut self, event: Event) {
         match event {
             Event::Ended { daemon, status } => {
                 let how = status.map_or_else(|error| error.to_string(), child::describe);
@@ -252,7 +260,7 @@ impl System {
                     let mut running = Box::new(running);
                     self.daemons[daemon].kin = Some(running.kin);
                     self.daemons[daemon].since = Instant::now();
-                    self.record()?;
+                    self.write_down();
                     let spec = self.daemons[daemon].spec.clone();
                     self.events.spawn(async move {
                         let result = spec.ready(&mut running).await;
@@ -267,7 +275,7 @@ impl System {
                     Ok(_) => {
                         let name = self.daemons[daemon].spec.name.clone();
                         let took = self.daemons[daemon].since.elapsed();
-                        self.write_up_json()?;
+                        self.write_down();
                         self.say.done(&name, &format!("is back, process {pid}"), Some(took));
                         self.watch(daemon, running);
                     }
@@ -280,7 +288,17 @@ impl System {
                 }
             }
         }
-        Ok(())
+    }
+
+    /// Writes down which processes run now. What cannot be written ends nothing: it is told once, and tried again.
+    fn write_down(&mut self) {
+        let written = self.record().and_then(|()| self.write_up_json());
+        if let Err(error) = &written
+            && !self.unwritten
+        {
+            self.say.failed("up", &format!("cannot write which processes run: {error}; it is tried again"));
+        }
+        self.unwritten = written.is_err();
     }
 
     /// Plans the next start of a daemon that is no more.

@@ -4,7 +4,7 @@
 //! again waits for the next connection and not for an error.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ pub struct Slot {
     /// What must not be lost.
     pub orders: Orders,
     open: watch::Sender<Option<Arc<Open>>>,
+    /// Nobody knows this slot any more: nothing opens here.
+    closed: AtomicBool,
     heard: Mutex<Option<Instant>>,
     numbers: AtomicU64,
     /// Of the agent that registered last; 0: none.
@@ -42,6 +44,7 @@ impl Slot {
         Slot {
             orders,
             open: watch::Sender::new(None),
+            closed: AtomicBool::new(false),
             heard: Mutex::new(None),
             numbers: AtomicU64::new(0),
             start: AtomicU64::new(0),
@@ -64,8 +67,8 @@ impl Slot {
         found.as_ref().map(|open| open.calls.clone())
     }
 
-    /// A host has registered: its channel takes the place of whatever was open. Its number.
-    pub fn attach(&self, calls: Calls, peer: SocketAddr, registration: Registration) -> u64 {
+    /// A host has registered: its channel takes the place of whatever was open. Its number; `None`: the host was forgotten.
+    pub fn attach(&self, calls: Calls, peer: SocketAddr, registration: Registration) -> Option<u64> {
         let before = self.start.swap(registration.start, Ordering::Relaxed);
         if before != registration.start {
             self.orders.agent_restarted();
@@ -74,8 +77,16 @@ impl Slot {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
         let since = Instant::now();
         self.hear(since);
-        self.open.send_replace(Some(Arc::new(Open { number, calls, peer, since, registration })));
-        number
+        let new = Arc::new(Open { number, calls, peer, since, registration });
+        let opened = self.open.send_if_modified(|open| {
+            // Under the lock of `open`, as its closing is.
+            let may = !self.closed.load(Ordering::Relaxed);
+            if may {
+                *open = Some(new);
+            }
+            may
+        });
+        opened.then_some(number)
     }
 
     /// Returns when this channel is the one in use no longer.
@@ -90,9 +101,12 @@ impl Slot {
         self.open.send_if_modified(|open| open.take_if(|open| open.number == number).is_some());
     }
 
-    /// Ends whatever is open.
+    /// Ends whatever is open, for good.
     pub fn close(&self) {
-        self.open.send_replace(None);
+        self.open.send_modify(|open| {
+            self.closed.store(true, Ordering::Relaxed);
+            *open = None;
+        });
     }
 
     /// Returns when nothing has been open for so long.

@@ -15,8 +15,7 @@ use steady_cluster::listen::Peer;
 use steady_cluster::{Member, Role};
 use steady_table::Host;
 
-use super::{Api, Problem, Running};
-use crate::agents::channel::Slot;
+use super::{Api, Problem, Running, to_its_end};
 use crate::control::ControlError;
 use crate::edge::Edge;
 use crate::run::watch_new;
@@ -50,9 +49,9 @@ async fn admit(edge: &Arc<Edge>, peer: &Peer, mut request: Request) -> Result<Re
     let registration: Registration =
         registration.map_err(|error| Problem::new(422, REFUSED, format!("this is no registration: {error}")))?;
     let record = check(edge, peer, member, &registration)?;
-    put(edge, record).await?;
-    let slot = edge.hosts.slot(member.name());
-    tokio::spawn(carry(slot, on, peer.addr, registration));
+    let kept = Arc::clone(edge);
+    to_its_end(async move { put(&kept, record).await }).await?;
+    tokio::spawn(carry(Arc::clone(edge), on, peer.addr, registration));
     let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, UPGRADE)];
     Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
 }
@@ -118,7 +117,7 @@ async fn put(edge: &Arc<Edge>, record: HostRecord) -> Result<(), Problem> {
 }
 
 /// Keeps the channel until it ends or another takes its place.
-async fn carry(slot: Arc<Slot>, on: OnUpgrade, peer: SocketAddr, registration: Registration) {
+async fn carry(edge: Arc<Edge>, on: OnUpgrade, peer: SocketAddr, registration: Registration) {
     let host = registration.name.clone();
     let accepted = match on.await {
         Ok(upgraded) => accept(upgraded).await,
@@ -128,7 +127,14 @@ async fn carry(slot: Arc<Slot>, on: OnUpgrade, peer: SocketAddr, registration: R
         Ok(accepted) => accepted,
         Err(error) => return tracing::info!(host, %error, "its channel did not come about"),
     };
-    let number = slot.attach(calls.clone(), peer, registration);
+    // One that was forgotten meanwhile comes again, and is written down then.
+    let Some(slot) = edge.hosts.find(&host).and_then(|handle| handle.slot.clone()) else {
+        return tracing::info!(host, "it was forgotten as it came; it comes again");
+    };
+    drop(edge);
+    let Some(number) = slot.attach(calls.clone(), peer, registration) else {
+        return tracing::info!(host, "it was forgotten as it came; it comes again");
+    };
     let stream = tokio::spawn({
         let (slot, host) = (Arc::clone(&slot), host.clone());
         async move {

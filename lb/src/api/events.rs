@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::Query;
+use axum::extract::rejection::QueryRejection;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -19,7 +20,10 @@ pub struct Asked {
     limit: Option<usize>,
 }
 
-pub async fn list(Running(edge): Running, Query(asked): Query<Asked>) -> Result<Json<Value>, Problem> {
+pub async fn list(Running(edge): Running, query: Result<Query<Asked>, QueryRejection>) -> Result<Json<Value>, Problem> {
+    let Query(asked) = query.map_err(|error| {
+        Problem::new(400, "the query is wrong", format!("{error}; it takes host, app, after and limit"))
+    })?;
     let limit = asked.limit.unwrap_or(EVENTS_SHOWN).min(EVENTS_SHOWN_MOST);
     let found = edge.store().events(EventsOf { host: asked.host, app: asked.app, after: asked.after, limit }).await?;
     Ok(Json(json!({"events": found.iter().map(render).collect::<Vec<_>>()})))

@@ -9,9 +9,10 @@ use axum::http::{Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::{Problem, Running, strip_hop_by_hop};
+use super::{Problem, Running, strip_hop_by_hop, to_its_end};
 use crate::agents::{HostHandle, state_name};
 use crate::control::ControlError;
+use crate::edge::Edge;
 use crate::snapshot::HostState;
 use crate::store::{Commit, Write};
 
@@ -49,6 +50,10 @@ fn render(host: &HostHandle, counts: &HashMap<String, u64>) -> Value {
 
 /// Forgets a host that registered and is gone for good. One that comes back registers anew.
 pub async fn remove(Running(edge): Running, Path(name): Path<String>) -> Result<StatusCode, Problem> {
+    to_its_end(async move { forget(&edge, name).await }).await
+}
+
+async fn forget(edge: &Edge, name: String) -> Result<StatusCode, Problem> {
     let _one_at_a_time = edge.registering.lock().await;
     let host = edge.hosts.find(&name).ok_or_else(|| Problem::no_host(&name))?;
     let refused = |why: &str| Problem::new(409, format!("{name} is not removed"), why);
@@ -59,7 +64,9 @@ pub async fn remove(Running(edge): Running, Path(name): Path<String>) -> Result<
     let (what, writes) = (format!("host {name} is forgotten"), vec![Write::RemoveHost(name.clone())]);
     match edge.control.commit(Commit { at_ms: edge.now(), what, expect: Vec::new(), writes }).await {
         Err(ControlError::Refused(reasons)) => return Err(refused(&reasons.join("; "))),
-        committed => drop(committed?),
+        // It is stored; the table follows.
+        Ok(_) | Err(ControlError::Table(_)) => {}
+        Err(error) => return Err(error.into()),
     }
     edge.hosts.remove(&name);
     Ok(StatusCode::NO_CONTENT)

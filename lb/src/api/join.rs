@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::{ConnectInfo, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -26,12 +27,13 @@ pub struct Asked {
     host: Option<String>,
 }
 
-pub async fn make(
-    State(api): State<Arc<Api>>,
-    Running(edge): Running,
-    asked: Option<Json<Asked>>,
-) -> Result<Response, Problem> {
-    let asked = asked.map(|Json(asked)| asked).unwrap_or_default();
+pub async fn make(State(api): State<Arc<Api>>, Running(edge): Running, body: Bytes) -> Result<Response, Problem> {
+    // Whatever its content type: what is asked for must not be passed over.
+    let asked = if body.is_empty() { Ok(Asked::default()) } else { serde_json::from_slice(&body) };
+    let asked: Asked = asked.map_err(|error| {
+        let what = format!("{error}; send {{\"ttl_s\": 3600, \"uses\": 1, \"host\": null}}, each optional");
+        Problem::new(400, "the body is wrong", what)
+    })?;
     let wanted = Wanted {
         ttl_ms: asked.ttl_s.unwrap_or(TTL_S).saturating_mul(1000),
         uses: asked.uses.unwrap_or(1),

@@ -274,6 +274,14 @@ async fn status(State(api): State<Arc<Api>>, Running(edge): Running) -> Json<Val
     }))
 }
 
+/// Does it whether or not the client stays for the answer, so that what the store knows and what this process knows never part.
+pub(crate) async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    let done = tokio::spawn(work).await;
+    done.unwrap_or_else(|_| Err(Problem::new(503, "the edge is stopping", "repeat when it is back")))
+}
+
 /// Milliseconds since 1970 as RFC 3339 text.
 pub(crate) fn timestamp(at_ms: u64) -> String {
     let at = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(at_ms) * 1_000_000).ok();

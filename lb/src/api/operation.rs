@@ -2,7 +2,7 @@
 //! that leaves stops neither it nor anything it has begun.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::header;
@@ -17,6 +17,7 @@ use super::Problem;
 use super::apps::describe;
 use crate::bundles::Received;
 use crate::edge::Edge;
+use crate::limits::CHANGES_WAITING_MAX;
 use crate::workflow::progress::{done_line, failure_line};
 use crate::workflow::{AppLock, Failure, Progress, Tracker, deploy, moves, remove};
 
@@ -31,6 +32,14 @@ pub enum Operation {
 type Running = BoxFuture<'static, Result<(), Failure>>;
 
 impl Operation {
+    /// The bundle that nobody needs if this comes to nothing.
+    fn bundle(&self) -> Option<String> {
+        match self {
+            Operation::Deploy { bundle, .. } => Some(bundle.digest.clone()),
+            Operation::Move { .. } | Operation::Remove => None,
+        }
+    }
+
     /// Judges and records it. What comes back does the rest.
     async fn begin(self, lock: AppLock, progress: Progress) -> Result<Running, Problem> {
         Ok(match self {
@@ -83,26 +92,27 @@ async fn drive(
 ) -> Value {
     let begun = Instant::now();
     let removes = matches!(operation, Operation::Remove);
-    let mut started = Some(started);
-    let lock = match Tracker::try_lock(&edge, &app) {
-        Some(lock) => lock,
-        None => {
-            let forces = matches!(operation, Operation::Move { force: true, .. });
-            let _forcing = forces.then(|| Tracker::force(&edge, &app));
-            progress.line("wait", "", "another change of this application is under way", begun.elapsed());
-            let _ = started.take().map(|started| started.send(Ok(())));
-            Tracker::lock(&edge, &app).await
+    let bundle = operation.bundle();
+    let mut started = Started(Some(started));
+    let let_in = let_in(&edge, &app, &operation, &progress, &mut started).await;
+    let running = match let_in {
+        Ok(lock) => operation.begin(lock, progress).await,
+        Err(problem) => {
+            drop(operation);
+            Err(problem)
         }
     };
-    let running = match operation.begin(lock, progress).await {
+    let running = match running {
         Ok(running) => running,
         Err(problem) => {
-            let line = failure_line(&problem.clone().into_failure());
-            let _ = started.take().map(|started| started.send(Err(problem)));
-            return line;
+            if let Some(digest) = bundle {
+                deploy::discard(&edge, digest).await;
+            }
+            started.tell(Err(problem.clone()));
+            return failure_line(&problem.into_failure());
         }
     };
-    let _ = started.take().map(|started| started.send(Ok(())));
+    started.tell(Ok(()));
     match running.await {
         Ok(()) if removes => done_line(json!({"name": app.as_str()}), begun.elapsed()),
         Ok(()) => {
@@ -114,4 +124,38 @@ async fn drive(
         }
         Err(failure) => failure_line(&failure),
     }
+}
+
+/// Who waits for the answer's head; told once.
+struct Started(Option<oneshot::Sender<Result<(), Problem>>>);
+
+impl Started {
+    fn tell(&mut self, judged: Result<(), Problem>) {
+        if let Some(started) = self.0.take() {
+            // A client that left does not read it.
+            let _ = started.send(judged);
+        }
+    }
+}
+
+/// The application's lock, at once or behind the changes that came before.
+async fn let_in(
+    edge: &Arc<Edge>,
+    app: &AppName,
+    operation: &Operation,
+    progress: &Progress,
+    started: &mut Started,
+) -> Result<AppLock, Problem> {
+    if let Some(lock) = Tracker::try_lock(edge, app) {
+        return Ok(lock);
+    }
+    let forces = matches!(operation, Operation::Move { force: true, .. });
+    if !forces && edge.workflows.waiting(app) >= CHANGES_WAITING_MAX {
+        let what = format!("{CHANGES_WAITING_MAX} changes of {app} wait for the one that is under way: repeat later");
+        return Err(Problem::new(429, "too many changes at once", what));
+    }
+    let _forcing = forces.then(|| Tracker::force(edge, app));
+    progress.line("wait", "", "another change of this application is under way", Duration::ZERO);
+    started.tell(Ok(()));
+    Ok(Tracker::lock(edge, app).await)
 }

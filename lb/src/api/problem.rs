@@ -76,6 +76,7 @@ impl From<ControlError> for Problem {
             ControlError::Refused(reasons) => Problem::refused(reasons),
             ControlError::Store(error) => error.into(),
             ControlError::Behind(_) => Problem::new(503, "nothing was changed", error),
+            ControlError::Table(_) => Problem::new(503, "the change is stored, and not in force yet", error),
             _ => Problem::new(503, "the change is not in force yet", error),
         }
     }

@@ -38,7 +38,7 @@ use crate::upgrade::{self, Heir, TakeError, Taking};
 use crate::workflow::Tracker;
 use base::Base;
 use ending::shut_down;
-use outside::Outside;
+use outside::{Outside, Pending, Unstored};
 pub(crate) use serving::watch_new;
 use store::open_store;
 
@@ -150,18 +150,26 @@ async fn hold_and_serve(
 ) -> Result<Ended, RunError> {
     let (mut base, table) = Base::open(&config, &plane, &mut parts, taking).await?;
     let Parts { facts, clock, config_file, orders, certs, on_reload, upgrade, .. } = parts;
-    let mut outside = Outside { orders, certs, desk: base.desk.take(), upgrade, config_file, on_reload };
-    let (first, store_file) = (table.first, base.state.path(STORE));
+    let (desk, pending) = (base.desk.take(), Pending::default());
+    let mut outside = Outside { orders, certs, desk, upgrade, config_file, on_reload, pending };
+    let store_file = base.state.path(STORE);
+    let mut unstored = Unstored {
+        plane: &*plane,
+        api: &base.api,
+        settings: config.settings(),
+        credentials: base.cluster.published(),
+        first: table.first,
+    };
     // Until the store is there, only an order to stop matters, or a process that replaces this one.
     let opened = tokio::select! {
         opened = open_store(&store_file, table.dir, table.routes, &base.api) => Ok(opened?),
-        heir = outside.without_store() => Err(heir),
+        heir = outside.without_store(&mut unstored) => Err(heir),
     };
+    let (first, mut credentials) = (unstored.first, unstored.credentials);
     let (heir, left) = match opened {
         Err(heir) => (heir, Left { published: first.map(Arc::new), timeouts: config.timeouts, store: None }),
         Ok(opened) => {
             let (store, dir, routes) = (opened.store, opened.dir, opened.routes);
-            let mut credentials = base.cluster.published();
             let initial = Initial {
                 routes,
                 certs: outside.certs.borrow_and_update().clone(),
@@ -186,7 +194,8 @@ async fn hold_and_serve(
                 host_events,
                 registering: tokio::sync::Mutex::default(),
             });
-            serving::begin(&edge, credentials, events).await;
+            outside.pending.unapplied =
+                !serving::begin(&edge, opened.contents, opened.workflows, credentials, events).await;
             base.api.open(Arc::clone(&edge));
             let heir = outside.obey(&edge, &base.api).await;
             let timeouts = edge.config.load().timeouts.clone();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
-use super::configured::{apply_domains, apply_hosts};
+use super::configured::apply;
 use crate::agents::HostHandle;
 use crate::agents::health::{HostEvent, Pace, watch as watch_host};
 use crate::cluster::Credentials;
@@ -13,34 +13,29 @@ use crate::edge::Edge;
 use crate::reconcile::Returns;
 use crate::reports::follow;
 use crate::snapshot::HostState;
-use crate::store::{Contents, HostRecord};
+use crate::store::{Contents, HostRecord, WorkflowRecord};
 use crate::workflow::resume_all;
 
 /// Takes up what the store knows: hosts of it and of the configuration, domains, bundles, workflows. Hosts are watched last:
-/// by then each workflow that was under way holds its application, so that nobody puts that right behind its back.
+/// by then each workflow that was under way holds its application, so that nobody puts that right behind its back. Whether hosts and
+/// domains are as the configuration says.
 pub(super) async fn begin(
     edge: &Arc<Edge>,
+    contents: Contents,
+    workflows: Vec<WorkflowRecord>,
     credentials: watch::Receiver<Arc<Credentials>>,
     events: mpsc::Receiver<HostEvent>,
-) {
+) -> bool {
     tokio::spawn(follow::look(Arc::clone(&edge.reports), edge.begun));
     tokio::spawn(follow_credentials(Arc::clone(edge), credentials));
-    let config = edge.config.load_full();
-    let mut new = Vec::new();
-    match edge.store().load().await {
-        Ok(contents) => {
-            new.extend(contents.hosts.iter().filter_map(|record| put_host(edge, record.clone())));
-            new.extend(apply_hosts(edge, &config.hosts, &contents).await);
-            apply_domains(edge, &config.domains, &contents).await;
-            sweep_bundles(edge, &contents).await;
-        }
-        Err(error) => tracing::error!(%error, "the store cannot be read"),
-    }
-    if let Err(error) = resume_all(edge).await {
-        tracing::error!(%error, "workflows that were under way are not taken up");
-    }
+    let mut new: Vec<_> = contents.hosts.iter().filter_map(|record| put_host(edge, record.clone())).collect();
+    let applied = apply(edge, &edge.config.load_full(), &contents).await;
+    new.extend(applied.new);
+    sweep_bundles(edge, &contents, &workflows).await;
+    resume_all(edge, workflows);
     new.into_iter().for_each(|handle| watch_new(edge, handle));
     tokio::spawn(follow_hosts(Arc::clone(edge), events));
+    !applied.again
 }
 
 /// Carries this edge's certificates to the workers, as they are renewed.
@@ -67,14 +62,18 @@ pub(crate) fn watch_new(edge: &Arc<Edge>, handle: Arc<HostHandle>) {
         Pace { every: health.every, suspect_after: health.suspect_after, down_after: health.down_after }
     };
     tokio::spawn(follow::follow(Arc::clone(&edge.reports), Arc::clone(&edge.hosts), Arc::clone(&handle), edge.begun));
-    tokio::spawn(watch_host(Arc::clone(&edge.hosts), handle, pace, edge.host_events.clone()));
+    let edge = Arc::clone(edge);
+    tokio::spawn(async move {
+        // What was found of it at another address says nothing of this one.
+        edge.control.set_host(&handle.record.name, HostState::Suspected).await;
+        watch_host(Arc::clone(&edge.hosts), handle, pace, edge.host_events.clone()).await;
+    });
 }
 
 /// Removes bundles that neither an application nor a workflow needs.
-async fn sweep_bundles(edge: &Edge, contents: &Contents) {
-    let Ok(open) = edge.store().open_workflows().await else { return };
+async fn sweep_bundles(edge: &Edge, contents: &Contents, workflows: &[WorkflowRecord]) {
     let mut used: HashSet<String> = contents.apps.iter().map(|app| app.digest.clone()).collect();
-    for workflow in open {
+    for workflow in workflows {
         used.extend(workflow.state.get("digest").and_then(|digest| digest.as_str()).map(str::to_owned));
         used.extend(workflow.state.pointer("/old/digest").and_then(|digest| digest.as_str()).map(str::to_owned));
     }

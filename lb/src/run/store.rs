@@ -9,8 +9,8 @@ use steady_table::{Routes, TableDir};
 use super::RunError;
 use crate::api::Api;
 use crate::control::reconcile_table;
-use crate::store::Store;
 use crate::store::sqlite::SqliteStore;
+use crate::store::{self, Contents, Store, WorkflowRecord};
 
 /// How long until a store that cannot be opened is tried again.
 const STORE_AGAIN: Duration = Duration::from_secs(5);
@@ -22,13 +22,16 @@ pub(super) struct Opened {
     pub thread: std::thread::JoinHandle<()>,
     pub dir: TableDir,
     pub routes: Arc<Routes>,
+    /// What it has, and the workflows that were under way.
+    pub contents: Contents,
+    pub workflows: Vec<WorkflowRecord>,
 }
 
 /// Opens the store and brings the table to what it says. With a table to serve from, it is tried until it can be.
 pub(super) async fn open_store(
     path: &Path,
     mut dir: TableDir,
-    routes: Option<Arc<Routes>>,
+    mut routes: Option<Arc<Routes>>,
     api: &Api,
 ) -> Result<Opened, RunError> {
     loop {
@@ -38,7 +41,15 @@ pub(super) async fn open_store(
             Ok(Ok((store, thread))) => {
                 let store: Arc<dyn Store> = Arc::new(store);
                 match reconcile_table(dir, routes.clone(), &*store).await {
-                    Ok((dir, routes)) => return Ok(Opened { store, thread, dir, routes }),
+                    Ok((now_dir, now)) => match read(&*store).await {
+                        Ok((contents, workflows)) => {
+                            return Ok(Opened { store, thread, dir: now_dir, routes: now, contents, workflows });
+                        }
+                        Err(error) => {
+                            (dir, routes) = (now_dir, Some(now));
+                            error.to_string()
+                        }
+                    },
                     Err((back, error)) => {
                         dir = back;
                         error.to_string()
@@ -55,4 +66,8 @@ pub(super) async fn open_store(
         api.wait_for(problem);
         tokio::time::sleep(STORE_AGAIN).await;
     }
+}
+
+async fn read(store: &dyn Store) -> store::Result<(Contents, Vec<WorkflowRecord>)> {
+    Ok((store.load().await?, store.open_workflows().await?))
 }

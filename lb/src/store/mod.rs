@@ -260,6 +260,9 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Custom domains of one application, sorted.
     fn customs_of(&self, app: AppName) -> BoxFuture<'_, Result<Vec<DomainName>>>;
 
+    /// The application that a custom domain serves.
+    fn custom(&self, domain: DomainName) -> BoxFuture<'_, Result<Option<AppName>>>;
+
     /// Whether an application, or a workflow under way, needs the bundle.
     fn uses_bundle(&self, digest: String) -> BoxFuture<'_, Result<bool>>;
 

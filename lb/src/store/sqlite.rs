@@ -177,6 +177,13 @@ impl Store for SqliteStore {
         })
     }
 
+    fn custom(&self, domain: DomainName) -> BoxFuture<'_, Result<Option<AppName>>> {
+        self.run(move |connection| {
+            let query = "SELECT app FROM customs WHERE domain = ?";
+            Ok(rows(connection, query, [domain.as_str()], |row| app_name(row, 0))?.into_iter().next())
+        })
+    }
+
     fn uses_bundle(&self, digest: String) -> BoxFuture<'_, Result<bool>> {
         self.run(move |connection| {
             let query = "SELECT EXISTS (SELECT 1 FROM apps WHERE digest = ?1)
@@ -248,7 +255,9 @@ impl Store for SqliteStore {
                 "SELECT id, host, event FROM events
                  WHERE (?1 IS NULL OR host = ?1) AND (?2 IS NULL OR app = ?2) AND id > ?3 ORDER BY id {order} LIMIT ?4"
             );
-            let (after, limit) = (integer(of.after.unwrap_or(0))?, integer(of.limit as u64)?);
+            // Numbers of events are SQLite's: there is none behind its greatest.
+            let after = i64::try_from(of.after.unwrap_or(0)).unwrap_or(i64::MAX);
+            let limit = integer(of.limit as u64)?;
             rows(connection, &query, params![of.host, of.app, after, limit], |row| {
                 let text: String = row.get(2)?;
                 let event = serde_json::from_str(&text)

@@ -178,7 +178,7 @@ pub async fn run(lock: AppLock, mut flow: Flow<DeployState>) -> Result<(), Failu
 }
 
 /// Removes a bundle that nothing needs any more.
-pub(super) async fn discard(edge: &Edge, digest: String) {
+pub(crate) async fn discard(edge: &Edge, digest: String) {
     match edge.store().uses_bundle(digest.clone()).await {
         Ok(true) => {}
         Ok(false) => {
@@ -340,7 +340,7 @@ impl Flow<DeployState> {
                 }
                 Some(_) => Ok(()),
             };
-            let detail = undone.map_or_else(|error| format!("left to its return: {error}"), |()| String::new());
+            let detail = undone.map_or_else(|error| self.leave(edge, &host, &error), |()| String::new());
             self.done("undo", &host, detail);
         }
         let step = match self.state.reason_step.as_deref() {

@@ -21,6 +21,7 @@ use steady_table::AppName;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::agents::client::AgentError;
+use crate::agents::health::HostEvent;
 use crate::control::ControlError;
 use crate::edge::Edge;
 use crate::limits::{RETRY_FIRST, RETRY_MOST};
@@ -94,6 +95,12 @@ impl Tracker {
     pub async fn lock(edge: &Arc<Edge>, app: &AppName) -> AppLock {
         let guard = edge.workflows.entry(app).lock_owned().await;
         AppLock { guard: Some(guard), app: app.clone(), edge: Arc::clone(edge) }
+    }
+
+    /// How many changes of the application wait for its lock.
+    pub fn waiting(&self, app: &AppName) -> usize {
+        // The table has it, and whoever holds it.
+        self.locks.get(app).map_or(0, |lock| Arc::strong_count(&lock).saturating_sub(2))
     }
 
     pub fn open(&self) -> usize {
@@ -287,6 +294,16 @@ impl<S: Serialize + DeserializeOwned + Send> Flow<S> {
         call().await
     }
 
+    /// Something is left to do at a host, and how it went: it is put right as one that returns, as soon as this is over.
+    fn leave(&self, edge: &Edge, host: &str, error: &AgentError) -> String {
+        let (events, host) = (edge.host_events.clone(), host.to_owned());
+        tokio::spawn(async move {
+            // Nobody takes it when the edge is ending.
+            let _ = events.send(HostEvent::Returned { host, claims: None }).await;
+        });
+        format!("it is put right when it answers: {error}")
+    }
+
     /// Records the end. The store is tried until it takes it.
     pub async fn finish(mut self, edge: &Edge, outcome: Result<(), Failure>) -> Result<(), Failure> {
         if outcome.as_ref().is_err_and(|failure| failure.stopped) {
@@ -330,29 +347,38 @@ impl Default for Pause {
     }
 }
 
-/// Takes up what an earlier process left under way. Their locks are held when this returns.
-pub async fn resume_all(edge: &Arc<Edge>) -> Result<(), StoreError> {
-    for record in edge.store().open_workflows().await? {
-        let Some(lock) = Tracker::try_lock(edge, &record.app) else {
-            let what = format!("two workflows of {} at once", record.app);
-            return Err(StoreError::Corrupt { what });
+/// Takes up what an earlier process left under way. Their locks are held when this returns. One that cannot be taken up keeps
+/// its application's lock, so that nothing is begun on top of it, and none of the others from theirs.
+pub fn resume_all(edge: &Arc<Edge>, open: Vec<WorkflowRecord>) {
+    for record in open {
+        let (app, id) = (record.app.clone(), record.id);
+        let Some(lock) = Tracker::try_lock(edge, &app) else {
+            tracing::error!(%app, id, "a second workflow of one application is not taken up");
+            continue;
         };
-        tracing::info!(app = %record.app, kind = %record.kind, step = record.step, "a workflow is taken up again");
-        let (progress, _nobody) = Progress::new();
-        match record.kind {
-            Kind::Deploy => {
-                let flow = Flow::resume(edge, record, progress)?;
-                tokio::spawn(deploy::run(lock, flow));
-            }
-            Kind::Move => {
-                let flow = Flow::resume(edge, record, progress)?;
-                tokio::spawn(moves::run(lock, flow));
-            }
-            Kind::Remove => {
-                let flow = Flow::resume(edge, record, progress)?;
-                tokio::spawn(remove::run(lock, flow));
-            }
+        tracing::info!(%app, kind = %record.kind, step = record.step, "a workflow is taken up again");
+        if let Err((lock, error)) = resume(edge, lock, record) {
+            tracing::error!(%app, id, %error, "a workflow is not taken up, and its application not changed: run the program that began it");
+            std::mem::forget(lock);
         }
+    }
+}
+
+fn resume(edge: &Arc<Edge>, lock: AppLock, record: WorkflowRecord) -> Result<(), (AppLock, StoreError)> {
+    let (progress, _nobody) = Progress::new();
+    match record.kind {
+        Kind::Deploy => match Flow::resume(edge, record, progress) {
+            Ok(flow) => drop(tokio::spawn(deploy::run(lock, flow))),
+            Err(error) => return Err((lock, error)),
+        },
+        Kind::Move => match Flow::resume(edge, record, progress) {
+            Ok(flow) => drop(tokio::spawn(moves::run(lock, flow))),
+            Err(error) => return Err((lock, error)),
+        },
+        Kind::Remove => match Flow::resume(edge, record, progress) {
+            Ok(flow) => drop(tokio::spawn(remove::run(lock, flow))),
+            Err(error) => return Err((lock, error)),
+        },
     }
     Ok(())
 }

@@ -97,7 +97,7 @@ impl Flow<RemoveState> {
             Some(handle) => {
                 match self.attempt(edge, "forget", TIDY_ATTEMPTS, || handle.client.delete(&app, generation)).await {
                     Ok(()) => String::new(),
-                    Err(error) => format!("left to its return: {error}"),
+                    Err(error) => self.leave(edge, &host, &error),
                 }
             }
         };

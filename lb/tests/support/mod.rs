@@ -184,6 +184,8 @@ pub struct Agent {
     pub bundles: Mutex<HashSet<String>>,
     /// Calls that are refused with 422, such as `PUT owner`; `GET`: what it has of an application, with 500.
     pub refuses: Mutex<HashSet<String>>,
+    /// Calls that fail with 500 before they have an effect.
+    pub fails: Mutex<HashSet<String>>,
     pub forwarded: Mutex<Vec<String>>,
     world: Arc<World>,
     task: Mutex<Option<tokio::task::JoinHandle<()>>>,
@@ -201,6 +203,7 @@ impl Agent {
             apps: Mutex::default(),
             bundles: Mutex::default(),
             refuses: Mutex::default(),
+            fails: Mutex::default(),
             forwarded: Mutex::default(),
             world: Arc::clone(world),
             task: Mutex::default(),
@@ -257,6 +260,9 @@ impl Agent {
         if let Some((status, false)) = fault {
             self.world.note(format!("{} {what} -> {status}", self.name));
             return problem(status, "a fault of the test", None);
+        }
+        if self.fails.lock().unwrap().iter().any(|failing| what.starts_with(failing.as_str())) {
+            return problem(500, "its disk is full", None);
         }
         let refused = self.refuses.lock().unwrap().iter().any(|refused| what.starts_with(refused.as_str()));
         let result = if refused { Err((422, "it exits with 1".into(), None)) } else { effect(self) };
@@ -552,6 +558,9 @@ impl Store for FusedStore {
             customs
         })
     }
+    fn custom(&self, domain: DomainName) -> BoxFuture<'_, Result<Option<AppName>>> {
+        self.inner.custom(domain)
+    }
     fn uses_bundle(&self, digest: String) -> BoxFuture<'_, Result<bool>> {
         self.inner.uses_bundle(digest)
     }
@@ -686,7 +695,7 @@ impl Life {
             handles.push(self.edge.hosts.put(record).unwrap().unwrap());
         }
         *world.fuse.lock().unwrap() = Fuse::new(u64::MAX);
-        resume_all(&self.edge).await.unwrap();
+        resume_all(&self.edge, self.edge.store().open_workflows().await.unwrap());
         for handle in handles {
             let pace = || Pace {
                 every: Duration::from_millis(20),

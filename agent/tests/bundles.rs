@@ -68,6 +68,14 @@ async fn nothing_of_a_bundle_leaves_its_folder() {
         ("named pipe", archive(|tar| add(tar, "pipe", T::Fifo, "", b""))),
         ("more than 50 files", archive(|tar| (0..60).for_each(|n| add(tar, &format!("f{n}"), T::Regular, "", b"")))),
         ("larger than 4194304", archive(|tar| add(tar, "zeros", T::Regular, "", &vec![0; 5 << 20]))),
+        (
+            // Small as it travels: each link becomes a copy.
+            "larger than 4194304",
+            archive(|tar| {
+                add(tar, "zeros", T::Regular, "", &vec![0; 1 << 20]);
+                (0..10).for_each(|n| add(tar, &format!("l{n}"), T::Link, "zeros", b""));
+            }),
+        ),
         ("metadata", archive(|tar| add(tar, "././@LongLink", T::GNULongName, "", &vec![b'a'; 100_000]))),
         ("not a tar.gz", b"not gzip at all".to_vec()),
     ];

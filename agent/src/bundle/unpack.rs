@@ -96,7 +96,7 @@ pub fn unpack(archive: File, folder: &Path, limits: &BundleLimits) -> Result<(),
             EntryType::Link => {
                 let target = plain(&link_name(&entry, &named)?)?;
                 let to = new_place(&root, &path)?;
-                copy_file(&root, &target, &to)?;
+                copy_file(&root, &target, &to, |octets| totals.grow(octets, limits))?;
             }
             EntryType::Symlink => links.push((path, link_name(&entry, &named)?)),
             other => return Err(UnpackError::Kind { path: named, kind: kind_name(other) }),
@@ -114,10 +114,14 @@ struct Totals {
 impl Totals {
     fn add(&mut self, octets: u64, limits: &BundleLimits) -> Result<(), UnpackError> {
         self.files += 1;
-        self.octets = self.octets.saturating_add(octets);
         if self.files > limits.files_max {
             return Err(UnpackError::TooMany { max: limits.files_max });
         }
+        self.grow(octets, limits)
+    }
+
+    fn grow(&mut self, octets: u64, limits: &BundleLimits) -> Result<(), UnpackError> {
+        self.octets = self.octets.saturating_add(octets);
         if self.octets > limits.unpacked_bytes_max {
             return Err(UnpackError::TooMuch { max: limits.unpacked_bytes_max });
         }
@@ -193,13 +197,20 @@ fn write_file(from: &mut impl Read, to: &Path, executable: bool) -> Result<(), U
     io::copy(from, &mut file).map(drop).map_err(UnpackError::Write)
 }
 
-/// A hard link becomes a copy: two names of one file would change together.
-fn copy_file(root: &Path, target: &Path, to: &Path) -> Result<(), UnpackError> {
+/// A hard link becomes a copy: two names of one file would change together. Its octets are `counted` before they are written.
+fn copy_file(
+    root: &Path,
+    target: &Path,
+    to: &Path,
+    counted: impl FnOnce(u64) -> Result<(), UnpackError>,
+) -> Result<(), UnpackError> {
     let from = root.join(target);
     let clash_here = || UnpackError::Clash { path: target.to_owned() };
-    if !fs::symlink_metadata(&from).map_err(|_| clash_here())?.is_file() || to.exists() {
+    let meta = fs::symlink_metadata(&from).map_err(|_| clash_here())?;
+    if !meta.is_file() || to.exists() {
         return Err(clash_here());
     }
+    counted(meta.len())?;
     fs::copy(&from, to).map(drop).map_err(UnpackError::Write)
 }
 

@@ -532,3 +532,51 @@ async fn a_start_that_does_not_answer_in_time_is_ended_and_told() {
     assert!(status == 422 && problem["detail"].as_str().unwrap().contains("did not become ready"), "{problem}");
     rig.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_that_comes_during_a_drain_than_may_wait_for_it_is_refused_and_the_rest_is_done_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let digest = bundle(&rig.client, &app("one")).await;
+    rig.client.place("shop", 1, "owner", 1, &digest).await;
+    let ready = rig.plane.until_ready("shop").await;
+    rig.plane.set_in_flight(ready.instance, 1);
+    let client = rig.client.clone();
+    let body = json!({"generation": 1, "deadline_ms": 600_000}).to_string();
+    let draining = tokio::spawn(async move { client.call("POST", "/v1/apps/shop/drain", body.as_bytes()).await });
+    rig.plane.until_role("shop", Role::Draining).await;
+    let mut places = tokio::task::JoinSet::new();
+    for generation in 2..=18 {
+        let (client, digest) = (rig.client.clone(), digest.clone());
+        places.spawn(async move { client.place("shop", generation, "owner", 1, &digest).await });
+    }
+    let first = tokio::time::timeout(PATIENCE, places.join_next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(first.0, 503, "{}", first.1);
+    rig.plane.set_in_flight(ready.instance, 0);
+    assert_eq!(tokio::time::timeout(PATIENCE, draining).await.unwrap().unwrap().0, 200);
+    let rest = tokio::time::timeout(PATIENCE, places.join_all()).await.unwrap();
+    // Those that a larger one came before are behind it.
+    assert!(rest.iter().all(|(status, _)| [200, 409].contains(status)), "{rest:?}");
+    assert!(rest.iter().any(|(status, _)| *status == 200), "{rest:?}");
+    rig.client.until("shop", |app| app["role"] == "owner" && app["state"] == "ready").await;
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_of_a_deleted_application_are_gone_before_its_record_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let digest = bundle(&rig.client, &app("one")).await;
+    rig.client.place("shop", 1, "owner", 1, &digest).await;
+    let drain = json!({"generation": 1}).to_string();
+    assert_eq!(rig.client.call("POST", "/v1/apps/shop/drain", drain.as_bytes()).await.0, 200);
+    // Its record cannot be written: as if the agent were killed at that moment.
+    let (home, aside) = (dir.path().join("apps/shop/home"), dir.path().join("apps/shop/.record.json.new"));
+    std::fs::create_dir(&aside).unwrap();
+    assert_eq!(rig.client.call("DELETE", "/v1/apps/shop?generation=1", b"").await.0, 503);
+    assert!(!home.exists(), "the next application of the name would have them");
+    std::fs::remove_dir(&aside).unwrap();
+    assert_eq!(rig.client.call("DELETE", "/v1/apps/shop?generation=1", b"").await.0, 200);
+    assert_eq!(rig.client.call("GET", "/v1/apps/shop", b"").await.0, 404);
+    rig.stop().await;
+}

@@ -279,6 +279,11 @@ impl Actor {
             return;
         }
         match command {
+            Command::Place { reply, .. } | Command::Restart { reply, .. } if self.draining.is_some() => {
+                let why =
+                    format!("it is leaving this host, and {DEFERRED_MAX} commands wait for that already; come again");
+                let _ = reply.send(Err(Refusal::Broken(why)));
+            }
             Command::Place { place, ready, reply } => {
                 let answer = self.place(place, ready).await;
                 // Whoever asked may have left; here and below.

@@ -52,10 +52,10 @@ impl Actor {
                 record.placement = None;
             }
             if record != self.record {
-                self.save(record).await?;
                 if forget {
                     self.forget_files().await;
                 }
+                self.save(record).await?;
                 self.publish();
             }
             return Ok(());
@@ -99,10 +99,10 @@ impl Actor {
             record.placement = None;
         }
         self.state = Main::Cold;
-        let saved = self.save(record).await;
-        if saved.is_ok() && draining.forget {
+        if draining.forget {
             self.forget_files().await;
         }
+        let saved = self.save(record).await;
         self.publish();
         self.tell_more(AppEvent { kind: Kind::Drained, cut: draining.cut, ..self.event() });
         self.shared.counters.requests_cut.add(draining.cut);
@@ -116,6 +116,7 @@ impl Actor {
         }
     }
 
+    /// Before its record says so: a crash between the two leaves it to be forgotten again, and nothing for the next of its name.
     async fn forget_files(&mut self) {
         self.target = None;
         self.held = None;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use dashmap::DashMap;
 use futures_util::future::join_all;
 use steady_cluster::channel::Capacity;
 use steady_cluster::channel::talk::Event;
@@ -17,8 +16,10 @@ use crate::logs::{AppLog, Files};
 use crate::records::{Record, is_app_name};
 use crate::supervise::Shared;
 use crate::supervise::actor::{self, AppHandle, Command, Drained, Place, Refusal, Waiter};
+use crate::supervise::known::Known;
 
-/// Applications whose generation is kept, those that have left included: years of them. It answers to an edge that makes up names.
+/// Applications whose generation is kept, those that have left included (a hundred octets and a record each): years of them. It
+/// answers to an edge that makes up names.
 const KNOWN_MAX: usize = 1_000_000;
 /// Between two collections of unused bundles.
 const COLLECT_EVERY: Duration = Duration::from_secs(600);
@@ -27,12 +28,12 @@ const COLLECT_EVERY: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct Host {
     pub shared: Arc<Shared>,
-    apps: DashMap<Arc<str>, AppHandle>,
+    known: Arc<Known>,
 }
 
 /// What the workers know before anything has been started: who is whose.
 pub fn apps_of(records: &[Record], config: &AppsConfig) -> Apps {
-    let apps = records.iter().map(|record| {
+    let apps = records.iter().filter(|record| !record.is_tombstone()).map(|record| {
         let name: Arc<str> = Arc::from(record.name.as_str());
         let process = if record.may_run() { Process::Starting } else { Process::Cold };
         let app = App {
@@ -51,13 +52,10 @@ pub fn apps_of(records: &[Record], config: &AppsConfig) -> Apps {
 }
 
 impl Host {
-    /// Starts an actor for every record.
+    /// Starts an actor for every record of what is here.
     pub fn start(shared: Arc<Shared>, records: Vec<Record>) -> Arc<Self> {
-        let host = Arc::new(Self { shared, apps: DashMap::new() });
-        for record in records {
-            let name: Arc<str> = Arc::from(record.name.as_str());
-            host.apps.insert(name, host.make(record));
-        }
+        let host = Arc::new(Self { shared, known: Arc::default() });
+        host.known.fill(records, |record| host.make(record));
         host
     }
 
@@ -68,21 +66,27 @@ impl Host {
             files_max: self.shared.config.get().log_files_max,
         };
         let log = AppLog::open(files, &self.shared.limits);
-        actor::spawn(Arc::clone(&self.shared), record, log)
+        actor::spawn(Arc::clone(&self.shared), Arc::downgrade(&self.known), record, log)
     }
 
     pub fn find(&self, name: &str) -> Option<AppHandle> {
-        self.apps.get(name).map(|entry| entry.value().clone())
+        self.known.find(name)
+    }
+
+    /// Applications that have left and have no actor any more.
+    pub fn left(&self) -> usize {
+        self.known.left()
     }
 
     /// What this host is to the application, as far as it knows any.
     pub fn record(&self, name: &str) -> Record {
-        self.find(name).map_or_else(|| Record::unknown(name), |handle| handle.status.borrow().record.clone())
+        self.known.record(name)
     }
 
-    /// By name, tombstones too.
+    /// By name; of those that have left, the ones that still have an actor.
     pub fn all(&self) -> Vec<AppHandle> {
-        let mut all: Vec<_> = self.apps.iter().map(|entry| (Arc::clone(entry.key()), entry.value().clone())).collect();
+        let mut all = Vec::new();
+        self.known.each(|name, handle| all.push((Arc::clone(name), handle.clone())));
         all.sort_by(|a, b| a.0.cmp(&b.0));
         all.into_iter().map(|(_, handle)| handle).collect()
     }
@@ -96,11 +100,10 @@ impl Host {
         if let Some(handle) = self.find(name) {
             return Ok(handle);
         }
-        if self.apps.len() >= KNOWN_MAX {
+        if self.known.len() >= KNOWN_MAX && self.record(name).generation == Generation(0) {
             return Err(Refusal::Conflict(format!("this host remembers {KNOWN_MAX} applications already")));
         }
-        let made = self.apps.entry(Arc::from(name)).or_insert_with(|| self.make(Record::unknown(name)));
-        Ok(made.clone())
+        Ok(self.known.find_or_make(name, |record| self.make(record)))
     }
 
     /// As [`Host::find_or_make`], where the application is here or there is room for it. Those that have left take none.
@@ -108,8 +111,8 @@ impl Host {
         let is_here = |handle: &AppHandle| !handle.status.borrow().is_tombstone();
         let max = self.shared.config.get().apps_max;
         if !self.find(name).is_some_and(|handle| is_here(&handle))
-            && self.apps.len() >= max
-            && self.apps.iter().filter(|entry| is_here(entry.value())).count() >= max
+            && self.known.here() >= max
+            && self.all().iter().filter(|handle| is_here(handle)).count() >= max
         {
             return Err(Refusal::Conflict(format!("this host has {max} applications already (apps.apps_max)")));
         }
@@ -176,14 +179,14 @@ impl Host {
         while let Some(notice) = notices.recv().await {
             match notice {
                 Notice::Wake { app } => {
-                    if let Some(entry) = self.apps.get(&app) {
-                        entry.wake.notify_one();
+                    if let Some(handle) = self.find(&app) {
+                        handle.wake.notify_one();
                     }
                 }
                 Notice::Broken { app, instance } => {
-                    if let Some(entry) = self.apps.get(&app) {
+                    if let Some(handle) = self.find(&app) {
                         // A full queue loses it: the next periodic probe finds out as well.
-                        let _ = entry.commands.try_send(Command::Doubt { instance });
+                        let _ = handle.commands.try_send(Command::Doubt { instance });
                     }
                 }
             }
@@ -202,9 +205,19 @@ impl Host {
         }
     }
 
-    /// Removes unused bundles from time to time, for ever.
+    /// Has the actors of applications that have left end: those that are held now do so the next time.
+    pub fn collect_actors(&self) {
+        self.known.each(|_, handle| {
+            if handle.status.borrow().is_tombstone() {
+                handle.wake.notify_one();
+            }
+        });
+    }
+
+    /// Removes unused bundles, and actors of what has left, from time to time, for ever.
     pub async fn collect(&self) {
         loop {
+            self.collect_actors();
             let (bundles, grace) = (self.shared.bundles.clone(), self.shared.limits.bundle_grace);
             match tokio::task::spawn_blocking(move || bundles.collect(grace, SystemTime::now())).await {
                 Ok(Ok(count)) => self.shared.counters.bundles_collected.add(count as u64),

@@ -124,7 +124,7 @@ fn record_counters(counters: &Counters) {
 
 fn record_apps(host: &Host) {
     let mut states: BTreeMap<&'static str, u32> = State::ALL.iter().map(|state| (state.name(), 0)).collect();
-    let (mut tombstones, mut lost) = (0, 0);
+    let (mut tombstones, mut lost) = (host.left(), host.shared.counters.log_lost.value());
     for handle in host.all() {
         lost += handle.log.lost_total();
         let status = handle.status.borrow();
@@ -139,7 +139,7 @@ fn record_apps(host: &Host) {
         gauge!("steady_agent_apps", "state" => state).set(f64::from(count));
     }
     describe_gauge!("steady_agent_tombstones", Unit::Count, "Applications that have left, whose generation is kept");
-    gauge!("steady_agent_tombstones").set(f64::from(tombstones));
+    gauge!("steady_agent_tombstones").set(tombstones as f64);
     describe_counter!("steady_agent_log_lost_bytes_total", Unit::Bytes, "Output lost because the disk did not keep up");
     counter!("steady_agent_log_lost_bytes_total").absolute(lost);
 }

@@ -12,7 +12,7 @@ use futures_util::stream;
 use rig::*;
 use serde_json::Value;
 use steady_agent::config::Live;
-use steady_agent::gate::{Apps, Role};
+use steady_agent::gate::{Apps, Generation, Role};
 use steady_agent::host::Host;
 use steady_agent::limits::Limits;
 use steady_agent::records::{Digest, Records};
@@ -255,4 +255,39 @@ fn what_is_left_of_a_host_that_an_application_has_left_is_forgotten_by_the_next_
     });
     assert!(record()["placement"].is_null());
     assert!(!dir.path().join("h1/apps/shop/home").exists());
+}
+
+#[test]
+fn an_application_that_was_forgotten_costs_its_generation_alone_and_no_command_for_it_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    life(dir.path(), async |life| {
+        let digest = life.bundle(&app(&server("one"))).await;
+        life.connect();
+        assert_eq!(life.done("shop", 1, place(1, &digest)).await.status, 200);
+        assert_eq!(life.done("shop", 2, What::Forget).await.status, 200);
+        let host = Arc::clone(&life.host);
+        let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+        let collecting = tokio::spawn(async move {
+            while stopped.try_recv().is_err() {
+                host.collect_actors();
+                tokio::task::yield_now().await;
+            }
+        });
+        let gone = async {
+            while life.host.find("shop").is_some() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, gone).await.unwrap();
+        assert_eq!((life.host.left(), life.host.record("shop").generation), (1, Generation(2)));
+        for generation in 3..300 {
+            let drained = life.host.drain("shop", Generation(generation), PATIENCE, true);
+            tokio::time::timeout(PATIENCE, drained).await.unwrap().unwrap();
+            assert_eq!(life.host.record("shop").generation, Generation(generation));
+        }
+        stop.send(()).unwrap();
+        collecting.await.unwrap();
+        assert_eq!(life.done("shop", 299, place(2, &digest)).await.status, 409);
+        assert_eq!(life.done("shop", 300, place(2, &digest)).await.status, 200);
+    });
 }

@@ -35,7 +35,7 @@ pub struct AgentPolicy {
     notices: mpsc::Sender<Notice>,
     timeouts: Timeouts,
     apps: HashMap<Arc<str>, Rc<Local>>,
-    /// Parking places, by key.
+    /// Parking places of this publication, by key.
     places: HashMap<ParkKey, Arc<str>>,
     log: Option<LogWriter>,
     tracer: Arc<Tracer>,
@@ -229,6 +229,8 @@ impl Policy for AgentPolicy {
 
     fn published(&mut self, view: &View) -> Timeouts {
         let mut apps = HashMap::with_capacity(view.apps.len());
+        // Who waits for one that has left is routed again, and refused.
+        self.places.clear();
         for (name, seen) in &view.apps {
             self.places.insert(ParkKey(seen.place), Arc::clone(name));
             let kept = self.apps.get(name).filter(|old| Arc::ptr_eq(&old.seen.app, &seen.app));
@@ -481,5 +483,7 @@ mod tests {
         let again = view();
         policy.published(&again);
         assert!(tried(&mut policy, &again));
+        policy.published(&ledger.view(&Apps::default(), None, None));
+        assert!(policy.places.is_empty() && policy.apps.is_empty(), "what has left is not kept");
     }
 }

@@ -13,13 +13,14 @@ mod told;
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::Shared;
+use super::known::Known;
 use super::process::{Event, Handle};
 use super::status::{LastExit, Status};
 use crate::bundle::Held;
@@ -142,7 +143,8 @@ pub struct AppHandle {
 }
 
 /// Starts the actor of `record`'s application. If it may run here it is started at once.
-pub fn spawn(shared: Arc<Shared>, record: Record, log: AppLog) -> AppHandle {
+/// Once it has left for good, it takes itself out of `known`.
+pub fn spawn(shared: Arc<Shared>, known: Weak<Known>, record: Record, log: AppLog) -> AppHandle {
     let (commands, inbox) = mpsc::channel(shared.limits.commands_max);
     let (events_in, events) = mpsc::channel(16);
     let wake = Arc::new(Notify::new());
@@ -153,6 +155,7 @@ pub fn spawn(shared: Arc<Shared>, record: Record, log: AppLog) -> AppHandle {
         held: record.placement.as_ref().and_then(|placement| shared.bundles.hold(&placement.digest)),
         target: record.placement.clone(),
         shared,
+        known,
         record,
         log,
         state: Main::Cold,
@@ -219,6 +222,8 @@ struct Draining {
 struct Actor {
     name: Arc<str>,
     shared: Arc<Shared>,
+    /// Not owned: it ends when nobody knows it any more.
+    known: Weak<Known>,
     record: Record,
     log: AppLog,
     /// What `main` is started from. Differs from the record's while a new version is on trial with none beside it.
@@ -262,7 +267,12 @@ impl Actor {
                     Some(command) => self.on_command(command).await,
                     None => return,
                 },
-                () = self.wake.notified() => self.on_wake().await,
+                () = self.wake.notified() => {
+                    if self.may_end() && self.is_let_go(&inbox) {
+                        return self.shared.counters.log_lost.add(self.log.lost_total());
+                    }
+                    self.on_wake().await;
+                }
                 () = sleep_until(backoff_ends) => {
                     self.restarts += 1;
                     self.start_when_alone().await;
@@ -304,6 +314,16 @@ impl Actor {
             Command::Publish => drop(self.publish()),
             Command::Shutdown { .. } => {}
         }
+    }
+
+    /// Whether nothing is left to do: it was forgotten, and only its generation is to be known.
+    fn may_end(&self) -> bool {
+        self.record.is_tombstone() && self.procs.is_empty() && self.draining.is_none() && self.deferred.is_empty()
+    }
+
+    /// Takes it out of what is known. `false`: somebody holds it still.
+    fn is_let_go(&self, inbox: &mpsc::Receiver<Command>) -> bool {
+        self.known.upgrade().is_some_and(|known| known.leave(&self.name, self.record.generation, inbox))
     }
 
     async fn on_wake(&mut self) {

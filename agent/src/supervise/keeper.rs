@@ -273,7 +273,7 @@ struct Exited {
 
 impl Exited {
     fn watch(pid: u32) -> Self {
-        // The constructor that replaces this one is unsafe, against types whose descriptor changes; an OwnedFd's does not.
+        // The constructor that replaces this one has its caller vouch that the descriptor stays the same; an OwnedFd's does.
         #[allow(deprecated)]
         let fd = steady_sys::pidfd::open(pid).and_then(|fd| AsyncFd::with_interest(fd, Interest::READABLE));
         if let Err(error) = &fd {

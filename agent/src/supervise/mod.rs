@@ -1,7 +1,7 @@
 //! The life of applications: one actor each, and what all of them share.
 //!
-//! [`actor`] decides (which version, when to start, what the workers are told), `launch` starts a process and
-//! `keeper` keeps it, [`process`] is what both and the actor say to each other, [`ports`] are theirs, [`probe`] asks
+//! [`actor`] decides (which version, when to start, what the workers are told), [`known`] finds it, `launch` starts a process
+//! and `keeper` keeps it, [`process`] is what both and the actor say to each other, [`ports`] are theirs, [`probe`] asks
 //! whether it answers, [`spawner`] starts it so that it cannot outlive the agent, [`leftovers`] ends what slipped away.
 
 use std::collections::{HashMap, HashSet};
@@ -23,6 +23,7 @@ use crate::records::Records;
 pub mod actor;
 pub mod backoff;
 mod keeper;
+pub mod known;
 mod launch;
 pub mod leftovers;
 pub mod ports;
@@ -121,6 +122,13 @@ impl Board {
         apps.insert(Arc::clone(&app.name), Arc::new(app));
         self.plane.publish(Arc::new(Apps { apps: apps.clone() }))
     }
+
+    /// As [`Board::set`], of an application that has left: to the workers it is as one that was never here.
+    pub fn unset(&self, name: &str) -> u64 {
+        let mut apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
+        apps.remove(name);
+        self.plane.publish(Arc::new(Apps { apps: apps.clone() }))
+    }
 }
 
 /// Applications whose state changed, for whoever reports: each once, however often it did.
@@ -179,6 +187,8 @@ pub struct Counters {
     pub bundles_collected: Counter,
     pub api_refused: Counter,
     pub events_lost: Counter,
+    /// Octets of the logs of applications that have left.
+    pub log_lost: Counter,
 }
 
 /// A time as the API and the logs write it.

@@ -39,6 +39,9 @@ impl Actor {
     pub(super) fn publish(&self) -> u64 {
         self.status.send_replace(self.status_now());
         self.shared.changes.note(&self.name);
+        if self.record.is_tombstone() {
+            return self.shared.board.unset(&self.name);
+        }
         self.shared.board.set(App {
             name: Arc::clone(&self.name),
             role: self.record.role,

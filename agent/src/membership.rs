@@ -31,6 +31,8 @@ pub struct Membership {
     member: Member,
     config: JoinConfig,
     file: PathBuf,
+    /// The request that is out, until it is answered.
+    request: PathBuf,
     published: watch::Sender<Option<Arc<Credentials>>>,
     private_server: watch::Sender<Option<Arc<ServerConfig>>>,
     failures: AtomicU64,
@@ -75,6 +77,7 @@ impl Membership {
             member,
             config,
             file,
+            request: state_dir.join("join-request.json"),
             published: watch::Sender::new(None),
             private_server: watch::Sender::new(None),
             failures: AtomicU64::new(0),
@@ -118,8 +121,6 @@ impl Membership {
 
     /// Joins, and renews for ever.
     pub async fn keep(&self) {
-        // The same request is sent until it is answered, so that the token is spent once.
-        let mut request = None;
         let mut told = String::new();
         let mut pause = JOIN_AGAIN;
         loop {
@@ -131,13 +132,13 @@ impl Membership {
                     continue;
                 }
                 Some(held) if !held.identity.is_over(now) => self.renew(&held.identity).await,
-                _ => self.join(&mut request).await,
+                _ => self.join().await,
             };
             match done {
                 Ok(()) => {
                     self.renewals.fetch_add(1, Ordering::Relaxed);
                     tracing::info!(member = %self.member, "this host has a new certificate");
-                    (request, pause) = (None, JOIN_AGAIN);
+                    pause = JOIN_AGAIN;
                     told.clear();
                 }
                 Err(error) => {
@@ -157,19 +158,22 @@ impl Membership {
         }
     }
 
-    async fn join(&self, request: &mut Option<Request>) -> Result<(), MembershipError> {
+    async fn join(&self) -> Result<(), MembershipError> {
         let path = &self.config.token_file;
         let text = tokio::fs::read_to_string(path).await;
         let text = text.map_err(|source| MembershipError::NoToken { path: path.clone(), source })?;
         let token: JoinToken = text.parse().map_err(|source| MembershipError::Token { path: path.clone(), source })?;
-        if request.is_none() {
-            *request = Some(Request::new()?);
-        }
-        let Some(request) = request else { return Ok(()) };
+        // The same is sent until it is answered, by whatever process, so that the token is spent once.
+        let request = Request::kept(&self.request)?;
         let mut said = Vec::new();
         for edge in &self.config.edges {
-            match join(*edge, &token, &self.member, request).await {
-                Ok((identity, _)) => return self.take(identity),
+            match join(*edge, &token, &self.member, &request).await {
+                Ok((identity, _)) => {
+                    self.take(identity)?;
+                    // One that stays is good for the next time as well.
+                    let _ = std::fs::remove_file(&self.request);
+                    return Ok(());
+                }
                 Err(error) => said.push(error),
             }
         }

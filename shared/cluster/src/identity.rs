@@ -20,6 +20,7 @@ use crate::Member;
 use crate::authority::write_private;
 
 /// A key of which a certificate is asked for.
+#[derive(Serialize, Deserialize)]
 pub struct Request {
     key_pem: String,
     request_pem: String,
@@ -32,6 +33,19 @@ impl Request {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
         let request = CertificateParams::default().serialize_request(&key).map_err(failed)?;
         Ok(Request { key_pem: key.serialize_pem(), request_pem: request.pem().map_err(failed)? })
+    }
+
+    /// The one of this file, or a new one that is there from now on. A join token is spent on one request: who dies before it
+    /// has the answer asks with the same again, and is not turned away by a use of its own.
+    pub fn kept(path: &Path) -> Result<Request, IdentityError> {
+        let known = read_private(path)?.and_then(|text| serde_json::from_slice(&text).ok());
+        if let Some(request) = known {
+            return Ok(request);
+        }
+        let request = Request::new()?;
+        let text = serde_json::to_vec(&request).map_err(|error| IdentityError::Unusable(error.to_string()))?;
+        write_private(path, &text).map_err(|source| IdentityError::Io { path: path.to_owned(), source })?;
+        Ok(request)
     }
 
     /// What is sent to the authority.
@@ -115,16 +129,7 @@ impl Identity {
 
     /// The one of a file; `None`: there is no file.
     pub fn load(path: &Path) -> Result<Option<Identity>, IdentityError> {
-        let failed = |source| IdentityError::Io { path: path.to_owned(), source };
-        let mode = match fs::metadata(path) {
-            Ok(meta) => meta.mode() & 0o777,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed(error)),
-        };
-        if mode & 0o077 != 0 {
-            return Err(IdentityError::Exposed { path: path.to_owned(), mode });
-        }
-        let text = fs::read(path).map_err(failed)?;
+        let Some(text) = read_private(path)? else { return Ok(None) };
         let kept = serde_json::from_slice(&text)
             .map_err(|error| IdentityError::Unusable(format!("{}: {error}", path.display())))?;
         Identity::of(kept).map(Some)
@@ -174,6 +179,20 @@ impl std::fmt::Debug for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Identity").field("member", &self.member).field("not_after", &self.not_after).finish()
     }
+}
+
+/// A file that nobody else may read; `None`: there is none.
+fn read_private(path: &Path) -> Result<Option<Vec<u8>>, IdentityError> {
+    let failed = |source| IdentityError::Io { path: path.to_owned(), source };
+    let mode = match fs::metadata(path) {
+        Ok(meta) => meta.mode() & 0o777,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    if mode & 0o077 != 0 {
+        return Err(IdentityError::Exposed { path: path.to_owned(), mode });
+    }
+    fs::read(path).map(Some).map_err(failed)
 }
 
 fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, IdentityError> {

@@ -186,3 +186,22 @@ fn a_request_says_nothing_but_its_key_and_a_foreign_key_is_not_taken() {
         assert!(matches!(refused, Err(AuthorityError::Request(_))), "{refused:?}");
     }
 }
+
+#[test]
+fn a_request_is_the_same_for_whoever_asks_again_after_a_death_and_nobody_elses() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("join-request.json");
+    let first = Request::kept(&path).unwrap();
+    let again = Request::kept(&path).unwrap();
+    assert_eq!(first.pem(), again.pem());
+    // What was signed for the first is good with the key of the other.
+    let authority = authority(dir.path());
+    let now = SystemTime::now();
+    let certificate = authority.issue(first.pem(), &member(Role::Host, "h1"), now).unwrap();
+    Identity::new(&again, &certificate, authority.trust(), now).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    fs::write(&path, "{\"key_pem").unwrap();
+    assert_ne!(Request::kept(&path).unwrap().pem(), first.pem(), "one that was cut short is made anew");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(matches!(Request::kept(&path), Err(IdentityError::Exposed { .. })));
+}

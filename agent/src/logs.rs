@@ -48,7 +48,7 @@ struct Inner {
     live: broadcast::Sender<Piece>,
     /// Orders what goes to the file and to the followers, and numbers it.
     next: Mutex<Next>,
-    lost_total: AtomicU64,
+    lost_total: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +62,7 @@ struct Next {
 enum ToFile {
     Write(Piece),
     Tail { lines: usize, reply: oneshot::Sender<io::Result<Tail>> },
+    Remove { reply: oneshot::Sender<io::Result<()>> },
 }
 
 /// The end of a log, and the number of the last piece in it.
@@ -84,11 +85,12 @@ impl AppLog {
     /// Opens the log; must be called within the control runtime. Nothing is created before the first line.
     pub fn open(files: Files, limits: &Limits) -> Self {
         let (to_file, queue) = mpsc::unbounded_channel();
-        let queued = Arc::<AtomicU64>::default();
+        let (queued, lost_total) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let (live, _) = broadcast::channel(limits.log_follow_pieces);
-        tokio::spawn(write_files(files, queue, Arc::clone(&queued)));
+        let writer = Writer { files, queued: Arc::clone(&queued), lost: Arc::clone(&lost_total), open: None, last: 0 };
+        tokio::spawn(write_files(writer, queue));
         let queued_max = limits.log_queue_octets;
-        let inner = Inner { to_file, queued, queued_max, live, next: Mutex::default(), lost_total: AtomicU64::new(0) };
+        let inner = Inner { to_file, queued, queued_max, live, next: Mutex::default(), lost_total };
         Self { inner: Arc::new(inner) }
     }
 
@@ -134,7 +136,15 @@ impl AppLog {
         self.inner.to_file.send(ToFile::Write(piece)).is_ok()
     }
 
-    /// Octets that were lost since the agent started, because the disk did not keep up.
+    /// Removes the files, with everything that has been appended by now. What comes afterwards begins new ones.
+    pub async fn remove(&self) -> io::Result<()> {
+        let gone = || io::Error::other("the log's writer has ended");
+        let (reply, answer) = oneshot::channel();
+        self.inner.to_file.send(ToFile::Remove { reply }).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// Octets that were lost since the agent started, because the disk did not keep up or did not take them.
     pub fn lost_total(&self) -> u64 {
         self.inner.lost_total.load(Ordering::Relaxed)
     }
@@ -193,8 +203,8 @@ pub async fn pump(mut from: pipe::Receiver, log: AppLog, kept: Kept, kept_octets
     }
 }
 
-async fn write_files(files: Files, mut queue: mpsc::UnboundedReceiver<ToFile>, queued: Arc<AtomicU64>) {
-    let mut writer = Some(Writer { files, queued, open: None, last: 0 });
+async fn write_files(writer: Writer, mut queue: mpsc::UnboundedReceiver<ToFile>) {
+    let mut writer = Some(writer);
     let mut batch = Vec::with_capacity(BATCH_PIECES);
     while queue.recv_many(&mut batch, BATCH_PIECES).await > 0 {
         let Some(mut taken) = writer.take() else { return };
@@ -213,6 +223,7 @@ async fn write_files(files: Files, mut queue: mpsc::UnboundedReceiver<ToFile>, q
 struct Writer {
     files: Files,
     queued: Arc<AtomicU64>,
+    lost: Arc<AtomicU64>,
     open: Option<(File, u64)>,
     last: u64,
 }
@@ -226,12 +237,22 @@ impl Writer {
                 if let Err(error) = self.write(&piece.bytes) {
                     tracing::warn!(dir = %self.files.dir.display(), %error, "an application's log cannot be written");
                     self.open = None;
+                    self.lost.fetch_add(piece.bytes.len() as u64, Ordering::Relaxed);
                 }
             }
             ToFile::Tail { lines, reply } => {
                 let tail = tail_of(&self.files, lines).map(|bytes| Tail { bytes, last: self.last });
                 // Whoever asked may have left.
                 let _ = reply.send(tail);
+            }
+            ToFile::Remove { reply } => {
+                // Else what comes would go on in a file that has no name any more.
+                self.open = None;
+                let removed = match fs::remove_dir_all(&self.files.dir) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                    _ => Ok(()),
+                };
+                let _ = reply.send(removed);
             }
         }
     }
@@ -345,6 +366,31 @@ mod tests {
         for name in names {
             assert!(fs::metadata(dir.path().join(name)).unwrap().len() <= 100);
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_appended_after_the_files_were_removed_begins_new_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = log(&dir.path().join("log"), 1 << 20, 3, &Limits::default());
+        log.append(Bytes::from("of the first\n"));
+        log.remove().await.unwrap();
+        assert!(!dir.path().join("log").exists());
+        log.append(Bytes::from("of the second\n"));
+        assert_eq!(log.tail(10).await.unwrap().bytes, b"of the second\n");
+    }
+
+    #[tokio::test]
+    async fn output_that_the_disk_does_not_take_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        fs::write(&path, "a file, where its folder should be").unwrap();
+        let log = log(&path, 1 << 20, 3, &Limits::default());
+        log.append(Bytes::from("0123456789"));
+        assert!(log.tail(1).await.is_err());
+        assert_eq!(log.lost_total(), 10);
+        fs::remove_file(&path).unwrap();
+        log.append(Bytes::from("there is room\n"));
+        assert_eq!(log.tail(1).await.unwrap().bytes, b"there is room\n");
     }
 
     #[tokio::test]

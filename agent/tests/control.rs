@@ -341,11 +341,15 @@ async fn a_deleted_application_is_not_found_but_its_generation_stays_over_a_rest
     assert_eq!(rig.client.call("DELETE", "/v1/apps/shop?generation=3", b"").await.0, 409);
     assert_eq!(rig.client.call("DELETE", "/v1/apps/shop?generation=4", b"").await.0, 200);
     assert_eq!(rig.client.call("GET", "/v1/apps/shop", b"").await.0, 404);
+    assert_eq!(rig.client.place("shop", 5, "owner", 1, &bundle(&rig.client, &app("two")).await).await.0, 200);
+    let (_, text) = rig.client.text("GET", "/v1/apps/shop/logs?lines=100", b"").await;
+    assert!(text.contains("hello from two") && !text.contains("hello from one"), "its log is its own: {text}");
+    assert_eq!(rig.client.call("DELETE", "/v1/apps/shop?generation=5", b"").await.0, 200);
     rig.stop().await;
     let rig = Rig::start(dir.path()).await;
     let (_, metrics) = rig.client.text("GET", "/metrics", b"").await;
     assert!(metrics.contains("\nsteady_agent_tombstones 1\n"), "{metrics}");
-    assert_eq!(rig.client.place("shop", 4, "owner", 1, &digest).await.0, 409);
+    assert_eq!(rig.client.place("shop", 5, "owner", 1, &digest).await.0, 409);
     rig.stop().await;
 }
 

@@ -124,7 +124,7 @@ impl Actor {
         self.restarts = 0;
         let own = self.shared.dirs.apps.join(&*self.name);
         let removed = blocking(move || {
-            for folder in ["log", "home", "tmp"] {
+            for folder in ["home", "tmp"] {
                 match std::fs::remove_dir_all(own.join(folder)) {
                     Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
                     _ => {}
@@ -132,7 +132,9 @@ impl Actor {
             }
             Ok(())
         });
-        if let Ok(Err(error)) = removed.await {
+        let removed = removed.await.and_then(|removed| removed.map_err(|error| Refusal::Broken(error.to_string())));
+        let logs = self.log.remove().await.map_err(|error| Refusal::Broken(error.to_string()));
+        if let Err(error) = removed.and(logs) {
             tracing::warn!(app = %self.name, %error, "files of a deleted application could not be removed");
         }
     }

@@ -86,9 +86,9 @@ fn app_name(root: &Path, given: Option<&str>) -> Result<String, Error> {
         return Ok(name.to_owned());
     }
     let path = root.join("steady.toml");
-    let toml: SteadyToml = match fs::read_to_string(&path) {
-        Ok(text) => toml::from_str(&text).map_err(|error| Error::Usage(format!("{}: {error}", path.display())))?,
-        Err(_) => SteadyToml::default(),
+    let toml: SteadyToml = match read_if_there(&path)? {
+        Some(text) => toml::from_str(&text).map_err(|error| Error::Usage(format!("{}: {error}", path.display())))?,
+        None => SteadyToml::default(),
     };
     if let Some(name) = toml.name {
         check_name(&name)?;
@@ -98,6 +98,17 @@ fn app_name(root: &Path, given: Option<&str>) -> Result<String, Error> {
     label(&folder).ok_or_else(|| {
         Error::Usage(format!("the folder's name `{folder}` gives no application name; say one with --name NAME"))
     })
+}
+
+/// A file that need not be there. One that is there and cannot be read is not passed over: what it leaves out would be sent.
+fn read_if_there(path: &Path) -> Result<Option<String>, Error> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => {
+            Err(Error::Usage(format!("{} cannot be read: {error}; mend it, or take it away", path.display())))
+        }
+    }
 }
 
 /// A folder's name as a label: lower case, every run of other characters one dash, cut at the label's length.
@@ -132,10 +143,7 @@ enum Kind {
 
 /// Everything that is part of the application, sorted by path.
 fn walk(root: &Path) -> Result<Vec<Entry>, Error> {
-    let ignore = match fs::read_to_string(root.join(".steadyignore")) {
-        Ok(text) => Ignore::parse(&text),
-        Err(_) => Ignore::default(),
-    };
+    let ignore = read_if_there(&root.join(".steadyignore"))?.map_or_else(Ignore::default, |text| Ignore::parse(&text));
     let mut entries = Vec::new();
     let mut folders = vec![PathBuf::new()];
     let mut total: u64 = 0;
@@ -296,6 +304,16 @@ mod tests {
         ]);
         let packed = pack(dir.path(), Some("x")).unwrap();
         assert_eq!(names(&packed), ["index.ts", "node_modules", "node_modules/p", "node_modules/p/index.js", "sub"]);
+    }
+
+    #[test]
+    fn what_says_what_is_left_out_is_not_passed_over_when_it_cannot_be_read() {
+        for name in [".steadyignore", "steady.toml"] {
+            let dir = folder(&[("index.ts", ""), ("secret.env", "")]);
+            fs::write(dir.path().join(name), b"*.env\n# caf\xe9\n").unwrap();
+            let error = pack(dir.path(), None).unwrap_err();
+            assert!(matches!(&error, Error::Usage(text) if text.contains(name)), "{error}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use flate2::read::MultiGzDecoder;
 use futures_util::{Stream, StreamExt};
@@ -107,18 +108,20 @@ impl Bundles {
         self.dir.join(format!("{digest}{SUFFIX}"))
     }
 
-    /// Takes an upload in. Memory stays constant whatever its size.
+    /// Takes an upload in. Memory stays constant whatever its size. `stall`: the longest time in which nothing may come.
     pub async fn receive<E: std::fmt::Display>(
         &self,
         mut body: impl Stream<Item = Result<bytes::Bytes, E>> + Unpin,
         most: u64,
+        stall: Duration,
     ) -> Result<Received, BundleError> {
+        let stalled = |_| BundleError::Broken(format!("nothing came for {}", steady_sys::text::format_duration(stall)));
         let disk = |source| BundleError::Disk { dir: self.dir.clone(), source };
         let aside = tempfile::Builder::new().prefix("upload-").suffix(".tmp").tempfile_in(&self.dir).map_err(disk)?;
         let mut file = tokio::fs::File::from_std(aside.reopen().map_err(disk)?);
         let mut hash = Sha256::new();
         let mut bytes = 0;
-        while let Some(chunk) = body.next().await {
+        while let Some(chunk) = tokio::time::timeout(stall, body.next()).await.map_err(stalled)? {
             let chunk = chunk.map_err(|error| BundleError::Broken(error.to_string()))?;
             bytes += chunk.len() as u64;
             if bytes > most {
@@ -314,7 +317,7 @@ mod tests {
     async fn receive(bundles: &Bundles, octets: Vec<u8>) -> Result<Received, BundleError> {
         let chunks: Vec<Result<bytes::Bytes, Infallible>> =
             octets.chunks(100).map(|chunk| Ok(bytes::Bytes::copy_from_slice(chunk))).collect();
-        bundles.receive(futures_util::stream::iter(chunks), 1 << 20).await
+        bundles.receive(futures_util::stream::iter(chunks), 1 << 20, Duration::from_secs(60)).await
     }
 
     fn link(path: &str, target: &str, kind: EntryType) -> Vec<u8> {
@@ -417,6 +420,18 @@ mod tests {
         assert!(matches!(manifest, BundleError::Manifest(_)));
         let large = receive(&bundles, vec![0; (1 << 20) + 1]).await.unwrap_err();
         assert_eq!(large.status(), 413);
+    }
+
+    #[tokio::test]
+    async fn an_upload_of_which_nothing_comes_is_given_up_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let bundles = Bundles::open(dir.path().into()).unwrap();
+        let whole = pack(&[("index.ts", "x")]);
+        let first: Result<bytes::Bytes, Infallible> = Ok(bytes::Bytes::copy_from_slice(&whole[..10]));
+        let body = futures_util::stream::iter([first]).chain(futures_util::stream::pending());
+        let given_up = bundles.receive(body, 1 << 20, Duration::from_millis(1)).await.unwrap_err();
+        assert_eq!((given_up.status(), &*given_up.to_string()), (400, "the upload broke off: nothing came for 1ms"));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[tokio::test]

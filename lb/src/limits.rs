@@ -16,6 +16,8 @@ pub const API_BODY_BYTES: usize = 1 << 20;
 pub const AGENT_ANSWER_BYTES: usize = 64 << 20;
 /// Uploads at once: each holds a file handle and a stream.
 pub const UPLOADS: usize = 16;
+/// An upload of which nothing comes for so long is given up: a client that is gone without a word would keep its place for ever.
+pub const UPLOAD_STALL: Duration = Duration::from_secs(60);
 /// Progress lines that wait for a slow reader of a workflow's answer; more are dropped, the last line never is.
 pub const PROGRESS_LINES: usize = 256;
 /// Commands that wait for the writer of the table.
@@ -65,6 +67,9 @@ pub const RECONCILED_AT_ONCE: usize = 16;
 /// Changes of one application that wait for the one under way, which may itself wait for a host for hours; a client that leaves
 /// does not take its change along, and each deployment keeps its bundle on the disk. A move by force is let in beside them.
 pub const CHANGES_WAITING_MAX: usize = 16;
+/// A generation that a host may have seen: a move a microsecond gives out as many in 280 years. One that says more is broken or lies,
+/// and would leave its application no number above.
+pub const GENERATION_MOST: u64 = 1 << 53;
 /// Hosts that are asked at once what they hold of an application, before it gets a new generation.
 pub const ASKED_AT_ONCE: usize = 64;
 /// Attempts of a step that only tidies up and that a host's return repeats anyway.

@@ -14,7 +14,7 @@ use steady_table::AppName;
 use crate::agents::HostHandle;
 use crate::agents::client::{AgentError, AppStatus, Role};
 use crate::edge::Edge;
-use crate::limits::{AGENT_ANSWER, ASKED_AT_ONCE, STATE_ANSWER};
+use crate::limits::{AGENT_ANSWER, ASKED_AT_ONCE, GENERATION_MOST, STATE_ANSWER};
 use crate::snapshot::HostState;
 use crate::store::Numbers;
 
@@ -31,6 +31,10 @@ pub enum Older {
         "this store is an older copy, and {host} may have what came after it but cannot be asked ({error}): start it, or remove it for good"
     )]
     Unasked { host: String, error: AgentError },
+    #[error(
+        "a host says that it has seen generation {seen} of {app}, which no edge can have given out: mend its record of {app}"
+    )]
+    Absurd { app: AppName, seen: u64 },
 }
 
 /// Whether a host holds something that a store with these numbers never gave out.
@@ -54,6 +58,10 @@ pub async fn look(edge: &Edge, app: &AppName, given: Numbers) -> Result<(), Olde
 /// what was seen, the application may have gone to another host since: then every host but `owner` must say first that it has
 /// nothing newer, or that would be deleted as stale from now on.
 pub async fn above(edge: &Edge, app: &AppName, owner: Option<&str>, given: Numbers, seen: u64) -> Result<u64, Older> {
+    // What a host says is not to be trusted with the numbers that are left.
+    if seen >= GENERATION_MOST {
+        return Err(Older::Absurd { app: app.clone(), seen });
+    }
     if seen > given.generation {
         let others = edge.hosts.all().into_iter().filter(|other| Some(&*other.record.name) != owner).collect();
         for (host, answer) in ask(others, app, AGENT_ANSWER).await {

@@ -204,6 +204,9 @@ async fn one(edge: &Arc<Edge>, handle: &HostHandle, name: &AppName, claim: Optio
         Err(error @ NotYet::Older(Older::Ahead { .. })) if repair_is_left => {
             tracing::error!(app = %name, host, %error, "it is left alone")
         }
+        Err(error @ NotYet::Older(Older::Absurd { .. })) => {
+            tracing::error!(app = %name, host, %error, "it is left alone");
+        }
         // One that cannot run there stays its host's to report; the others go on.
         Err(NotYet::Agent(error)) if !error.is_transient() => {
             tracing::error!(app = %name, host, %error, "an application could not be put right");

@@ -186,3 +186,19 @@ async fn a_first_deployment_replaces_and_deletes_nothing_that_a_host_has_from_el
         life.assert_consistent(&world).await;
     }
 }
+
+#[tokio::test]
+async fn a_host_that_claims_an_absurd_generation_takes_no_numbers_away() {
+    for seen in [u64::MAX, i64::MAX as u64 - 1] {
+        let (world, _dir, life) = begun(true).await;
+        let h1 = agent(&world, "h1");
+        give(&h1, newer("absent", seen));
+        refused(&life.deploy_shop("one").await, "no edge can have given out");
+        h1.apps.lock().unwrap().clear();
+        assert!(done(&life.deploy_shop("one").await));
+        // By its return too.
+        give(&h1, FakeApp { role: "draining", generation: seen, running: false, ..h1.app().unwrap() });
+        steady_lb::reconcile::host_returned(Arc::clone(&life.edge), "h1".into(), None).await;
+        assert!(life.edge.store().numbers(name(APP)).await.unwrap().generation < 10);
+    }
+}

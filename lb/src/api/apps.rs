@@ -19,7 +19,7 @@ use super::{Problem, Running, strip_hop_by_hop, timestamp};
 use crate::agents;
 use crate::agents::client::body_stream;
 use crate::edge::Edge;
-use crate::limits::{STATE_ANSWER, UPLOADS};
+use crate::limits::{STATE_ANSWER, UPLOAD_STALL, UPLOADS};
 use crate::store::AppRecord;
 use crate::workflow::{Tracker, deploy};
 
@@ -135,7 +135,7 @@ pub async fn deploy(
         .try_acquire()
         .map_err(|_| Problem::new(429, "too many uploads at once", format!("{UPLOADS} are under way: repeat later")))?;
     let most = edge.config.load().bundle_bytes_max;
-    let bundle = edge.bundles.receive(Box::pin(body_stream(body)), most).await?;
+    let bundle = edge.bundles.receive(Box::pin(body_stream(body)), most, UPLOAD_STALL).await?;
     launch(edge, app, Operation::Deploy { host, bundle }).await
 }
 

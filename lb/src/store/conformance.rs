@@ -144,6 +144,7 @@ async fn keeps_what_was_committed_over_a_restart(open: &impl Fn() -> Arc<dyn Sto
     assert!(contents.apps.contains(&record));
     assert_eq!(contents.domains, [domain("z.test"), domain("a.test")], "domains keep their order");
     assert_eq!(store.customs_of(name("kept")).await.unwrap(), [domain("kept.example")]);
+    assert_eq!(store.custom(domain("kept.example")).await.unwrap(), Some(name("kept")));
     assert_eq!(store.meta("kept").await.unwrap().as_deref(), Some("yes"));
     let newest = store.history(1).await.unwrap();
     assert_eq!(newest, [HistoryEntry { revision, at_ms: 7, what: "kept".into() }]);
@@ -151,6 +152,7 @@ async fn keeps_what_was_committed_over_a_restart(open: &impl Fn() -> Arc<dyn Sto
     store.commit(commit("removed", writes)).await.unwrap();
     assert_eq!(store.app(name("kept")).await.unwrap(), None);
     assert!(store.customs_of(name("kept")).await.unwrap().is_empty());
+    assert_eq!(store.custom(domain("kept.example")).await.unwrap(), None);
 }
 
 async fn a_failed_expectation_writes_nothing(store: &dyn Store) {

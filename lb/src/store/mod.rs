@@ -233,7 +233,8 @@ pub enum StoreError {
     /// A newer program wrote it.
     #[error("the store has schema {found}, this program knows {known}: run the newer program")]
     Newer { found: u32, known: u32 },
-    #[error("{0}; is the disk of state_dir full?")]
+    /// With what to do about it.
+    #[error("{0}")]
     Failed(String),
     #[error("the store is closed")]
     Closed,

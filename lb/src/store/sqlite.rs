@@ -12,7 +12,7 @@ use std::thread;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 use steady_table::{AppName, DomainName};
 use tokio::sync::{mpsc, oneshot};
 
@@ -288,7 +288,17 @@ fn prepare(connection: &mut Connection) -> Result<()> {
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> StoreError {
-        StoreError::Failed(error.to_string())
+        let next = match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+                "another program has the store open and writes to it: end that"
+            }
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => "put store.db in state_dir back from a copy",
+            Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
+                "look at the owner and the mode of state_dir and of store.db in it"
+            }
+            _ => "is the disk of state_dir full?",
+        };
+        StoreError::Failed(format!("{error}; {next}"))
     }
 }
 
@@ -326,6 +336,25 @@ mod tests {
         drop(store);
         thread.join().unwrap();
         assert!(!path.with_extension("db-wal").exists(), "its thread's end closes the file");
+    }
+
+    #[test]
+    fn what_fails_says_what_to_do_about_it() {
+        use rusqlite::ffi;
+        for (code, next) in [
+            (ffi::SQLITE_BUSY, "another program"),
+            (ffi::SQLITE_CORRUPT, "from a copy"),
+            (ffi::SQLITE_READONLY, "owner and the mode"),
+            (ffi::SQLITE_FULL, "full?"),
+        ] {
+            let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+            let said = StoreError::from(error).to_string();
+            assert!(said.contains(next), "{said}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("store.db"), "this is no database at all, and long enough".repeat(100)).unwrap();
+        let said = SqliteStore::open(&dir.path().join("store.db")).unwrap_err().to_string();
+        assert!(said.contains("put store.db in state_dir back from a copy") && !said.contains("full"), "{said}");
     }
 
     #[test]

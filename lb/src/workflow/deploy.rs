@@ -278,9 +278,9 @@ impl Flow<DeployState> {
         let old = edge.store().app(app.clone()).await.map_err(|error| error.to_string())?;
         let mut given = edge.store().numbers(app.clone()).await.map_err(|error| error.to_string())?;
         // What this deployment took is nobody's: whoever has it has it from elsewhere.
-        given.version = self.state.version - 1;
+        given.version = self.state.version.saturating_sub(1);
         if old.is_none() {
-            given.generation = self.state.generation - 1;
+            given.generation = self.state.generation.saturating_sub(1);
         }
         // One that replaces nothing may replace nothing that its own host has from elsewhere either.
         let owner = old.as_ref().map(|old| old.host.as_str());

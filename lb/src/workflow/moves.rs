@@ -185,7 +185,7 @@ impl Flow<MoveState> {
         let raised = match edge.store().numbers(app.clone()).await {
             Ok(given) => {
                 // What this move took is nobody's: whoever has it has it from elsewhere.
-                let given = Numbers { generation: self.state.generation - 1, ..given };
+                let given = Numbers { generation: self.state.generation.saturating_sub(1), ..given };
                 above(edge, &app, Some(&self.state.from), given, known).await.map_err(|error| error.to_string())
             }
             Err(error) => Err(error.to_string()),

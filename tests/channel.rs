@@ -93,7 +93,8 @@ impl Pair {
         command.args([role, "--config"]).arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         // Through a process whose file may grow when that of the daemon may not; it ends with the daemon.
-        Command::new("cat").stdin(child.stderr.take().unwrap()).stdout(log).spawn().unwrap();
+        let mut copies = Command::new("cat").stdin(child.stderr.take().unwrap()).stdout(log).spawn().unwrap();
+        std::thread::spawn(move || copies.wait());
         child
     }
 

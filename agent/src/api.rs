@@ -267,7 +267,7 @@ fn digest_of(text: &str) -> Result<Digest, Problem> {
 }
 
 async fn has_bundle(State(api): State<Arc<Api>>, Path(digest): Path<String>) -> Result<StatusCode, Problem> {
-    let is_here = api.host.shared.bundles.has(&digest_of(&digest)?);
+    let is_here = api.host.shared.bundles.renew(&digest_of(&digest)?);
     if is_here { Ok(StatusCode::OK) } else { Err(Problem::new(StatusCode::NOT_FOUND, "this bundle is not here")) }
 }
 

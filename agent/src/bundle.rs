@@ -97,6 +97,20 @@ impl Bundles {
         self.inner.dir.join(digest.as_str()).is_dir()
     }
 
+    /// Whether it is here; then it is as young as if it had just come, for whoever asks is about to want it.
+    pub fn renew(&self, digest: &Digest) -> bool {
+        // Under the lock of whoever collects: it is gone by now, or it stays for the grace.
+        let _guard = self.inner.holders.lock().unwrap_or_else(PoisonError::into_inner);
+        let folder = File::open(self.inner.dir.join(digest.as_str()));
+        folder.is_ok_and(|folder| match folder.set_modified(SystemTime::now()) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(%error, digest = digest.as_str(), "a bundle's time cannot be set; it may be collected");
+                true
+            }
+        })
+    }
+
     /// Holds a bundle; `None` when it is not here.
     pub fn hold(&self, digest: &Digest) -> Option<Held> {
         let mut holders = self.inner.holders.lock().unwrap_or_else(PoisonError::into_inner);
@@ -114,7 +128,7 @@ impl Bundles {
         S: Stream<Item = Result<Bytes, E>> + Unpin,
         E: std::fmt::Display,
     {
-        if self.has(digest) {
+        if self.renew(digest) {
             return Ok(());
         }
         let archive = self.receive(digest, body).await?;
@@ -159,19 +173,21 @@ impl Bundles {
 
     /// Removes every bundle that nobody holds and that is older than `grace`. Blocking. Returns how many went.
     pub fn collect(&self, grace: Duration, now: SystemTime) -> io::Result<usize> {
+        let is_young = |entry: &fs::DirEntry| -> io::Result<bool> {
+            let modified = entry.metadata()?.modified()?;
+            Ok(now.duration_since(modified).map_or(true, |age| age < grace))
+        };
         let mut collected = 0;
         for entry in fs::read_dir(&self.inner.dir)? {
             let entry = entry?;
             let Some(digest) = entry.file_name().to_str().and_then(Digest::parse) else { continue };
-            let modified = entry.metadata()?.modified()?;
-            let is_young = now.duration_since(modified).map_or(true, |age| age < grace);
-            if is_young {
+            if is_young(&entry)? {
                 continue;
             }
             let aside = tempfile::tempdir_in(&self.inner.incoming)?;
             {
                 let holders = self.inner.holders.lock().unwrap_or_else(PoisonError::into_inner);
-                if holders.contains_key(&digest) {
+                if holders.contains_key(&digest) || is_young(&entry)? {
                     continue;
                 }
                 fs::rename(entry.path(), aside.path().join("bundle"))?;

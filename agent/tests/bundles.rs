@@ -132,6 +132,16 @@ async fn an_unused_bundle_is_collected_and_a_used_one_is_not() {
     assert_eq!(bundles.collect(hour, SystemTime::now() + 2 * hour).unwrap(), 1);
     assert!(bundles.has(&digests[0]) && !bundles.has(&digests[1]));
     drop(held);
+    // Whoever asks whether it is here wants it next, and finds it.
+    let folder = std::fs::File::open(dir.path().join("bundles").join(digests[0].as_str())).unwrap();
+    let old = SystemTime::now() - 2 * hour;
+    folder.set_modified(old).unwrap();
+    assert!(bundles.renew(&digests[0]) && !bundles.renew(&digests[1]));
+    assert_eq!(bundles.collect(hour, SystemTime::now()).unwrap(), 0, "it was asked for");
+    folder.set_modified(old).unwrap();
+    let nothing = futures_util::stream::iter([Ok::<_, std::io::Error>(bytes::Bytes::new())]);
+    bundles.put(&digests[0], nothing).await.unwrap();
+    assert_eq!(bundles.collect(hour, SystemTime::now()).unwrap(), 0, "it was sent again");
     assert_eq!(bundles.collect(hour, SystemTime::now() + 2 * hour).unwrap(), 1);
 }
 

@@ -59,6 +59,7 @@ impl Config {
             "data.addr" => data_addr;
             "control.addr" => control_addr;
             "control.token_file" => token_file;
+            "join" => join;
             "apps.log_bytes_max" => apps.log_bytes_max;
             "apps.log_files_max" => apps.log_files_max;
             "bundles" => bundles;
@@ -118,6 +119,8 @@ mod tests {
         assert_eq!((reload.effective.apps.queue_max, reload.effective.apps.log_files_max), (7, 5));
         let bounded: Config = format!("{FILE}[limits]\nexchanges_max = 5\n").parse().unwrap();
         assert_eq!(old.reload(&bounded).live, ["limits"]);
+        let joins = format!("{FILE}[join]\nedges = [\"127.0.0.1:3\"]\n").parse().unwrap();
+        assert_eq!(old.reload(&joins).restart, ["join"]);
         let nothing = new.reload(&new);
         assert_eq!((nothing.live.len(), nothing.restart.len()), (0, 0));
     }

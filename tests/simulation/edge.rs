@@ -11,7 +11,7 @@ use steady_lb::data::{EdgePolicy, EdgeStats};
 use steady_lb::reports::EdgeMeters;
 use steady_lb::snapshot::{HostState, Settings, Snapshot};
 use steady_proxy::{Command, Config, Plane, Stats, Worker};
-use steady_ring::{Sim, SimListener, SimNet};
+use steady_ring::{Sim, SimListener, SimNet, Time};
 use steady_table::Routes;
 
 use crate::ledger::Ledger;
@@ -32,6 +32,8 @@ struct Process {
     stats: Vec<Arc<Stats>>,
     edge_stats: Vec<Arc<EdgeStats>>,
     publication: u64,
+    /// It does not run until then.
+    stalled_until: Time,
 }
 
 pub fn snapshot(routes: &Arc<Routes>, hosts: &[HostState], settings: &Settings) -> Arc<Snapshot> {
@@ -64,7 +66,23 @@ impl Edge {
             Some(worker.expect("a simulated driver takes every listener"))
         });
         let workers = workers.collect();
-        self.processes.push(Process { stats: plane.stats(), plane, workers, edge_stats, publication: 1 });
+        self.processes.push(Process {
+            stats: plane.stats(),
+            plane,
+            workers,
+            edge_stats,
+            publication: 1,
+            stalled_until: Time::ZERO,
+        });
+    }
+
+    /// The process that takes what is new, or one that drains, does not run until then.
+    pub fn stall(&mut self, until: Time, rng: &mut fastrand::Rng) {
+        let Some(process) = rng.choice(&mut self.processes) else { return };
+        process.stalled_until = until;
+        for worker in process.workers.iter().flatten() {
+            worker.driver().stall(until);
+        }
     }
 
     /// As kill -9 does to all of it.
@@ -96,14 +114,12 @@ impl Edge {
 
     /// Every worker runs by what was last published.
     pub fn is_settled(&self) -> bool {
-        self.processes.iter().all(|process| {
-            let over = process.workers.iter().all(Option::is_none);
-            over || process.plane.settled() >= process.publication
-        })
+        self.processes.iter().all(|process| process.plane.settled() >= process.publication)
     }
 
     pub fn step(&mut self, ledger: &mut Ledger) {
-        for process in &mut self.processes {
+        let now = self.net.now();
+        for process in self.processes.iter_mut().filter(|process| process.stalled_until <= now) {
             for slot in &mut process.workers {
                 if let Some(worker) = slot
                     && !worker.turn(None).expect("a simulated driver does not fail")

@@ -50,6 +50,8 @@ struct Agent {
     workers: Vec<Worker<Sim, AgentPolicy>>,
     notices: mpsc::Receiver<Notice>,
     publication: u64,
+    /// It does not run until then.
+    stalled_until: Time,
 }
 
 #[derive(Clone, Debug)]
@@ -108,7 +110,7 @@ impl Host {
             Worker::new(self.net.driver(), policy, seat, &self.config, vec![socket]).expect("it takes a listener")
         });
         let workers = workers.collect();
-        self.agent = Some(Agent { plane, workers, notices, publication: 0 });
+        self.agent = Some(Agent { plane, workers, notices, publication: 0, stalled_until: Time::ZERO });
         self.publish();
     }
 
@@ -123,6 +125,20 @@ impl Host {
 
     pub fn is_up(&self) -> bool {
         self.agent.is_some()
+    }
+
+    /// The agent does not run until then, its control side included; its applications do.
+    pub fn stall(&mut self, until: Time) {
+        let Some(agent) = &mut self.agent else { return };
+        agent.stalled_until = until;
+        for worker in &agent.workers {
+            worker.driver().stall(until);
+        }
+    }
+
+    /// Whether the agent is there and runs: it can be told something.
+    pub fn runs(&self) -> bool {
+        self.agent.as_ref().is_some_and(|agent| agent.stalled_until <= self.net.now())
     }
 
     pub fn has_process(&self, app: usize) -> bool {
@@ -257,11 +273,12 @@ impl Host {
     /// When control wants a turn though nothing else happens.
     pub fn due(&self) -> Option<Time> {
         let starting = |place: &Place| if let Run::Starting(at) = place.run { Some(at) } else { None };
-        self.agent.as_ref().and_then(|_| self.places.values().filter_map(starting).min())
+        if self.runs() { self.places.values().filter_map(starting).min() } else { None }
     }
 
     pub fn step(&mut self, ledger: &mut Ledger) {
-        if let Some(agent) = &mut self.agent {
+        let runs = self.runs();
+        if let Some(agent) = self.agent.as_mut().filter(|_| runs) {
             for worker in &mut agent.workers {
                 assert!(worker.turn(None).expect("it does not fail"), "nobody told it to end");
             }
@@ -275,8 +292,10 @@ impl Host {
             process.logged = origin.log.len();
             ledger.wrong.append(&mut origin.wrong);
         }
-        self.heed();
-        self.retire(ledger);
+        if runs {
+            self.heed();
+            self.retire(ledger);
+        }
     }
 
     /// What the workers ask for, and what is due.

@@ -280,10 +280,30 @@ impl House {
         self.net.advance(to);
     }
 
+    /// One process does not run for a while, and the others go on.
+    fn stall(&mut self) {
+        let most_ms = match self.weather {
+            // Less than any deadline of what clients may not notice: who waits for a connection, be it one that a stalled edge
+            // keeps busy, has three seconds.
+            Weather::Works => 1_500,
+            // A host is asked for a sign of life after 15 s of silence, and given up 10 s later.
+            Weather::Breaks => 60_000,
+        };
+        let until = self.net.now() + Duration::from_millis(self.rng.u64(1..most_ms));
+        let at = self.rng.usize(0..self.edges.len() + self.hosts.len());
+        self.ledger.tell(self.net.now(), format!("process {at} is stalled until {until}"));
+        match at.checked_sub(self.edges.len()) {
+            None => self.edges[at].stall(until, &mut self.rng),
+            Some(host) => self.hosts[host].stall(until),
+        }
+    }
+
     /// Something of this weather.
     fn whim(&mut self) {
-        if self.rng.u32(0..12) == 0 {
-            return self.jump();
+        match self.rng.u32(0..12) {
+            0 => return self.jump(),
+            1 => return self.stall(),
+            _ => {}
         }
         let app = self.rng.usize(0..self.specs.len());
         let edge = self.rng.usize(0..self.edges.len());

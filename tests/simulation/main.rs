@@ -106,6 +106,10 @@ impl House {
     fn told(&self, id: u64) -> String {
         let mut text: String = self.ledger.told.iter().map(|(at, what)| format!("{at} {what}\n")).collect();
         text += &format!("begun: {:?}\n", self.ledger.begun.get(&id));
+        if let Some(want) = self.clients.app.wants.iter().find(|want| want.plan.id == id) {
+            let Want { authority, at, ended, is_h2, .. } = want;
+            text += &format!("for {authority} (HTTP/2: {is_h2}) at {at}, ended at {ended}\n");
+        }
         text
     }
 }

@@ -80,7 +80,7 @@ impl Move {
         let (app, exclusive) = (self.app, house.specs[self.app].exclusive);
         match self.step {
             Step::Prepare => {
-                if !house.hosts[self.to].is_up() {
+                if !house.hosts[self.to].runs() {
                     return Step::Prepare;
                 }
                 house.hosts[self.to].put(app, Role::Incoming, self.generation);
@@ -105,14 +105,14 @@ impl Move {
                 }
             }
             Step::ActivateEarly => {
-                if !house.hosts[self.to].is_up() {
+                if !house.hosts[self.to].runs() {
                     return Step::ActivateEarly;
                 }
                 house.hosts[self.to].put(app, Role::Owner, self.generation);
                 Step::Drain
             }
             Step::Drain => {
-                if !house.hosts[self.from].is_up() {
+                if !house.hosts[self.from].runs() {
                     return Step::Drain;
                 }
                 house.hosts[self.from].put(app, Role::Draining, self.old_generation);
@@ -121,7 +121,7 @@ impl Move {
             }
             Step::Drained => self.drained(house),
             Step::Activate => {
-                if !house.hosts[self.to].is_up() {
+                if !house.hosts[self.to].runs() {
                     return Step::Activate;
                 }
                 house.own(app, self.to);
@@ -154,7 +154,7 @@ impl Move {
     /// The old host finishes what it has begun; what it has not finished by the deadline is cut.
     fn drained(&mut self, house: &mut House) -> Step {
         let (app, now) = (self.app, house.net.now());
-        if !house.hosts[self.from].is_up() {
+        if !house.hosts[self.from].runs() {
             return Step::Drain;
         }
         if !house.hosts[self.from].is_drained(app) {

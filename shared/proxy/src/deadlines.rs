@@ -17,6 +17,11 @@ use crate::stats::Late;
 use crate::upstream::Failure;
 use crate::worker::{Drain, Slot, TimerKey, Worker};
 
+/// A worker that runs so much later than it wanted was stopped, or has had no processor.
+const LATE_MIN: Duration = Duration::from_millis(20);
+/// The longest that it waits for what came meanwhile.
+const PATIENCE_MAX: Duration = Duration::from_secs(1);
+
 impl<D: Driver, P: Policy> Worker<D, P> {
     /// Makes sure that the connection's deadline is not missed.
     pub(crate) fn arm_conn(&mut self, index: u32) {
@@ -51,6 +56,33 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         for key in keys {
             self.arm_exchange(key.index);
         }
+    }
+
+    /// When deadlines are to be looked at next.
+    #[inline]
+    pub(crate) fn next_due(&self) -> Option<Time> {
+        let next = self.timers.next();
+        if self.patient == Time::ZERO { next } else { next.map(|at| at.max(self.patient)) }
+    }
+
+    /// Whether deadlines are not looked at yet, the first of which the worker wanted to look at at `first`. They go on while it
+    /// does not run (it, or its whole machine, is stopped), and what came meanwhile may take a few batches to read. So it calls
+    /// nobody late for as long as it was late itself, up to a bound, and once: one that is late all the time still keeps its
+    /// deadlines.
+    #[inline]
+    pub(crate) fn is_patient(&mut self, first: Option<Time>) -> bool {
+        let is_late = first.is_some_and(|first| self.now > first + LATE_MIN);
+        (is_late || self.patient != Time::ZERO) && self.has_patience(first)
+    }
+
+    #[cold]
+    fn has_patience(&mut self, first: Option<Time>) -> bool {
+        self.patient = match (self.patient, first) {
+            (Time::ZERO, Some(first)) => self.now + self.now.since(first).min(PATIENCE_MAX),
+            (until, _) if self.now < until => until,
+            _ => Time::ZERO,
+        };
+        self.patient != Time::ZERO
     }
 
     /// Runs what is due.

@@ -169,15 +169,20 @@ impl<P: Policy> Plane<P> {
         Arc::clone(&self.shared.snapshot.load().snapshot)
     }
 
+    /// Those of workers that have not ended: the others run by nothing any more.
+    fn manned(&self) -> impl Iterator<Item = &Desk<P>> {
+        self.shared.desks.iter().filter(|desk| !desk.drained.load(Ordering::Acquire))
+    }
+
     /// The smallest publication that every worker runs by now.
     pub fn settled(&self) -> u64 {
-        self.shared.desks.iter().map(|desk| desk.settled.load(Ordering::Acquire)).min().unwrap_or(u64::MAX)
+        self.manned().map(|desk| desk.settled.load(Ordering::Acquire)).min().unwrap_or(u64::MAX)
     }
 
     /// Asks every worker. `false`: some worker's queue is full, and it was not asked.
     pub fn command(&self, command: &Command<P::Ticket>) -> bool {
         let mut all = true;
-        for desk in &self.shared.desks {
+        for desk in self.manned() {
             all &= desk.commands.push(command.clone()).is_ok();
         }
         self.wake();

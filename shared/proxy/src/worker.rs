@@ -159,6 +159,8 @@ pub struct Worker<D: Driver, P: Policy> {
     pub(crate) upstreams: HashMap<u64, Upstream, KeyHash>,
     pub(crate) parked: Parkings,
     pub(crate) timers: Timers<TimerKey>,
+    /// Deadlines are not looked at before then, as the worker itself was late; `Time::ZERO`: it was not.
+    pub(crate) patient: Time,
     /// Send buffers that came back.
     pub(crate) buffers: Spares,
     /// Lists of pieces that came back.
@@ -238,6 +240,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             upstreams: HashMap::default(),
             parked: Parkings::default(),
             timers: Timers::new(now),
+            patient: Time::ZERO,
             buffers: Spares::default(),
             lists: Vec::new(),
             incoming: None,
@@ -281,7 +284,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     pub fn turn(&mut self, until: Option<Time>) -> io::Result<bool> {
         let drained = self.draining.map(|drain| drain.until);
         let sooner = |a: Option<Time>, b: Option<Time>| a.map_or(b, |a| Some(b.map_or(a, |b| a.min(b))));
-        let deadline = sooner(sooner(self.timers.next(), until), sooner(drained, self.policy.due()));
+        let due = self.next_due();
+        let deadline = sooner(sooner(due, until), sooner(drained, self.policy.due()));
         let mut events = std::mem::take(&mut self.events);
         self.driver.wait(deadline, &mut events)?;
         self.now = self.driver.now();
@@ -291,7 +295,9 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             self.run_todo();
         }
         self.events = events;
-        self.expire();
+        if !self.is_patient(due) {
+            self.expire();
+        }
         self.run_todo();
         self.flush_dirty();
         self.batches.ended(self.driver.now().since(self.now));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use steady_proxy::{Late, Outcome, Refusal, Timeouts};
-use steady_ring::Faults;
+use steady_ring::{ConnId, Faults};
 
 use crate::lab::{GET, Lab, OK, SECOND, UPGRADE};
 use crate::world::peer::Raw;
@@ -194,5 +194,44 @@ fn a_client_that_is_held_back_by_its_application_is_not_slow() {
     lab.wait(SECOND);
     lab.origin.borrow_mut().send(up, OK);
     lab.client_got(client, b"ok");
+    lab.end();
+}
+
+/// A request that its origin has, and a worker that does not run until long after its deadline, when it finds nothing to read at
+/// first.
+fn stalled() -> (Lab, ConnId, ConnId) {
+    let mut lab = Lab::new(|addr| Place { response_timeout: 6 * SECOND, ..Place::h1(1, addr) });
+    let client = lab.send(GET);
+    let up = lab.upstream(0);
+    lab.origin_got(up, b"\r\n\r\n");
+    lab.world.net.set_faults(Faults { starve_per_million: 1_000_000, ..Faults::none() });
+    let until = lab.world.now() + 10 * SECOND;
+    lab.world.proxies[0].stall(until);
+    (lab, client, up)
+}
+
+#[test]
+fn a_worker_that_was_stopped_reads_what_came_meanwhile_before_it_calls_anyone_late() {
+    let (mut lab, client, up) = stalled();
+    lab.origin.borrow_mut().send(up, OK);
+    lab.wait(10 * SECOND + SECOND / 10);
+    lab.world.net.set_faults(Faults::none());
+    lab.client_got(client, b"ok");
+    lab.end();
+}
+
+#[test]
+fn a_worker_that_is_stopped_again_and_again_still_keeps_its_deadlines() {
+    let (mut lab, client, _) = stalled();
+    lab.wait(10 * SECOND);
+    lab.world.net.set_faults(Faults::none());
+    let mut turns = 0;
+    while !lab.client.borrow().text(client).starts_with("HTTP/1.1 504 ") {
+        turns += 1;
+        assert!(turns < 5, "it is put off for ever");
+        let until = lab.world.now() + 3 * SECOND;
+        lab.world.proxies[0].stall(until);
+        lab.wait(3 * SECOND + SECOND / 1000);
+    }
     lab.end();
 }

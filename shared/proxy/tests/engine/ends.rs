@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use steady_proxy::{Command, Outcome, Refusal};
+use steady_proxy::{Command, Outcome, Plane, Refusal};
 
 use crate::frames as h2;
 use crate::lab::{GET, Lab, OK, SECOND};
+use crate::world::config;
 use crate::world::policy::{Place, Scene};
 
 #[test]
@@ -248,6 +249,35 @@ fn a_drain_serves_who_had_connected_and_not_yet_asked() {
     drop(client);
     lab.wait(10 * SECOND);
     assert!(lab.world.proxies[0].over && lab.world.proxies[0].plane.is_drained());
+}
+
+#[test]
+fn nothing_waits_for_a_worker_whose_drain_is_over_while_another_still_drains() {
+    let mut lab = Lab::h1();
+    let scene = Scene::to(vec![Place::h1(1, lab.origin_addr)]);
+    let plane = Plane::new(2, Arc::new(scene.clone()));
+    let (_, busy) = lab.world.seat(&plane, 0, &config(), 2);
+    lab.world.seat(&plane, 1, &config(), 3);
+    lab.addr = busy;
+    let client = lab.send(GET);
+    let up = lab.upstream(0);
+    lab.origin_got(up, b"\r\n\r\n");
+    assert!(plane.command(&Command::Drain { deadline: 60 * SECOND }));
+    lab.wait(SECOND);
+    assert!(lab.world.proxies[2].over && !lab.world.proxies[1].over);
+    let publication = plane.publish(Arc::new(scene));
+    lab.world.settle();
+    assert!(plane.settled() >= publication, "every worker that is there runs by it");
+    // More than wait for a worker that does not look.
+    assert!((0..100).all(|_| {
+        let asked = plane.command(&Command::Inspect(Arc::new(|_| false)));
+        lab.world.settle();
+        asked
+    }));
+    lab.origin.borrow_mut().send(up, OK);
+    lab.client_got(client, b"ok");
+    lab.wait(5 * SECOND);
+    assert!(lab.world.proxies[1].over && plane.is_drained());
 }
 
 #[test]

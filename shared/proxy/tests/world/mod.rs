@@ -42,9 +42,16 @@ pub struct Proxy {
     pub plane: Plane<TestPolicy>,
     pub ledger: Rc<RefCell<Ledger>>,
     pub over: bool,
+    stalled_until: Time,
 }
 
 impl Proxy {
+    /// It does not run until then; its sockets do.
+    pub fn stall(&mut self, until: Time) {
+        self.stalled_until = until;
+        self.worker().driver().stall(until);
+    }
+
     pub fn worker(&self) -> &Worker<Sim, TestPolicy> {
         self.worker.as_ref().expect("it is not over")
     }
@@ -95,15 +102,26 @@ impl World {
 
     /// Starts a worker; returns its number and where it listens.
     pub fn proxy(&mut self, scene: Scene, config: &Config, seed: u64) -> (usize, SocketAddr) {
+        self.seat(&Plane::new(1, Arc::new(scene)), 0, config, seed)
+    }
+
+    /// As [`proxy`](World::proxy), in this seat of a plane.
+    pub fn seat(&mut self, plane: &Plane<TestPolicy>, seat: usize, config: &Config, seed: u64) -> (usize, SocketAddr) {
         let addr = self.address();
         let socket = self.net.bind(addr);
-        let plane = Plane::new(1, Arc::new(scene));
         let policy = TestPolicy::new(seed);
         let ledger = policy.ledger();
         let driver = self.net.driver();
-        let worker = Worker::new(driver, policy, plane.seat(0), config, vec![socket]).unwrap();
-        let stats = plane.stats().remove(0);
-        self.proxies.push(Proxy { worker: Some(worker), stats, plane, ledger, over: false });
+        let worker = Worker::new(driver, policy, plane.seat(seat), config, vec![socket]).unwrap();
+        let stats = plane.stats().remove(seat);
+        self.proxies.push(Proxy {
+            worker: Some(worker),
+            stats,
+            plane: plane.clone(),
+            ledger,
+            over: false,
+            stalled_until: Time::ZERO,
+        });
         (self.proxies.len() - 1, addr)
     }
 
@@ -122,7 +140,8 @@ impl World {
         let mut quiet = 0;
         let mut rounds = 0;
         while quiet < 2 {
-            for proxy in &mut self.proxies {
+            let now = self.net.now();
+            for proxy in self.proxies.iter_mut().filter(|proxy| proxy.stalled_until <= now) {
                 if let Some(worker) = &mut proxy.worker
                     && !worker.turn(None).unwrap()
                 {

@@ -30,7 +30,9 @@ pub(super) struct Node {
     /// Operations asked for since the last wait.
     asked: Vec<Asked>,
     /// `until` of the last wait.
-    pub(super) deadline: Option<Time>,
+    deadline: Option<Time>,
+    /// Until then it does not run.
+    stalled_until: Time,
     /// Ends at which something happened.
     pub(super) touched: Vec<EndKey>,
     /// Connects that were answered: success, or the errno.
@@ -89,6 +91,7 @@ impl Node {
             conns: Slots::new(SOON_OVER),
             asked: Vec::new(),
             deadline: None,
+            stalled_until: Time::ZERO,
             touched: Vec::new(),
             answered: Vec::new(),
             accepted: VecDeque::new(),
@@ -104,7 +107,7 @@ impl Node {
     }
 
     pub(super) fn runnable(&self, now: Time) -> bool {
-        if self.gone {
+        if self.gone || self.is_stalled(now) {
             return false;
         }
         !self.asked.is_empty()
@@ -115,6 +118,15 @@ impl Node {
             || (!self.starved.is_empty() && self.pool.has_free())
             || self.deadline.is_some_and(|deadline| deadline <= now)
             || self.wake.0.load(Ordering::SeqCst)
+    }
+
+    fn is_stalled(&self, now: Time) -> bool {
+        now < self.stalled_until
+    }
+
+    /// When it has something to do though nothing more happens.
+    pub(super) fn due(&self, now: Time) -> Option<Time> {
+        if self.is_stalled(now) { Some(self.stalled_until) } else { self.deadline }
     }
 
     fn open(&mut self, end: EndKey) -> ConnId {
@@ -147,6 +159,12 @@ impl Sim {
             net.nodes.len() - 1
         };
         Sim { net, node, listeners: Vec::new(), released: Vec::new() }
+    }
+
+    /// The node does not run until then, as a process that is stopped or a machine without time for it; its sockets and the
+    /// network go on. Whoever steps it must leave it alone meanwhile.
+    pub fn stall(&self, until: Time) {
+        self.with(|node| node.stalled_until = until);
     }
 
     fn with<R>(&self, act: impl FnOnce(&mut Node) -> R) -> R {
@@ -283,6 +301,7 @@ impl Driver for Sim {
         let net = &mut *self.net.borrow_mut();
         let first = events.len();
         let node = &mut net.nodes[self.node];
+        assert!(!node.is_stalled(net.now), "a node that is stalled does not run");
         node.stats.waits += 1;
         node.conns.rest_ended();
         node.deadline = until.filter(|&until| until > net.now);

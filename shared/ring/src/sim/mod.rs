@@ -20,7 +20,8 @@
 //! }
 //! ```
 //!
-//! The harness may step the workers in any order, a random one drawn from the same seed for instance.
+//! The harness may step the workers in any order, a random one drawn from the same seed for instance; one that it
+//! [stalls](Sim::stall) it does not step until that is over.
 //!
 //! - `faults`: what goes wrong, and how often.
 //! - `net`: the network: ends, segments, what is scheduled.

@@ -181,8 +181,8 @@ impl Net {
             return Some(self.now);
         }
         let network = self.scheduled.peek().map(|Reverse(next)| next.at);
-        let deadlines = self.nodes.iter().filter_map(|node| node.deadline);
-        network.into_iter().chain(deadlines).min()
+        let nodes = self.nodes.iter().filter_map(|node| node.due(self.now));
+        network.into_iter().chain(nodes).min()
     }
 
     pub(super) fn advance(&mut self, to: Time) {

@@ -175,3 +175,32 @@ fn claim(status: &Status) -> Option<Claim> {
         state: status.state.name().to_owned(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use steady_cluster::channel::REGISTRATION_OCTETS_MAX;
+
+    use super::*;
+    use crate::limits::APPS_MAX;
+
+    #[test]
+    fn a_host_with_all_that_it_may_have_can_still_register() {
+        let claim = Claim {
+            name: "n".repeat(63),
+            role: Hold::Incoming,
+            generation: u64::MAX,
+            version: u32::MAX,
+            digest: "d".repeat(64),
+            state: "starting".to_owned(),
+        };
+        let registration = Registration {
+            name: "h".repeat(63),
+            zone: "z".repeat(1024),
+            data: "unix:/".repeat(100),
+            apps: vec![claim; APPS_MAX as usize],
+            ..Registration::default()
+        };
+        let octets = serde_json::to_vec(&registration).unwrap().len();
+        assert!(octets <= REGISTRATION_OCTETS_MAX, "{octets}");
+    }
+}

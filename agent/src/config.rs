@@ -17,6 +17,7 @@ mod reload;
 
 pub use reload::{Live, Reload};
 
+use crate::limits::APPS_MAX;
 use crate::toml_read::{self, Fault, Reader};
 
 /// Which driver the workers run on.
@@ -280,7 +281,7 @@ fn read_apps(apps: &mut Reader<'_>) -> AppsConfig {
         response_timeout: apps.duration("response_timeout").unwrap_or(default.response_timeout),
         log_bytes_max: apps.size("log_bytes_max").unwrap_or(default.log_bytes_max),
         log_files_max: apps.number("log_files_max", 1, 1000).map_or(default.log_files_max, |n| n as u32),
-        apps_max: apps.number("apps_max", 1, 1_000_000).map_or(default.apps_max, |n| n as usize),
+        apps_max: apps.number("apps_max", 1, APPS_MAX).map_or(default.apps_max, |n| n as usize),
     };
     if read.start_timeout.is_zero() {
         apps.fault::<()>("start_timeout", "must be longer than 0: nothing would ever start".to_owned());

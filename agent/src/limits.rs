@@ -18,6 +18,9 @@ pub const REPORT_LOOK: Duration = Duration::from_millis(50);
 pub const MEMORY_EVERY: Duration = Duration::from_secs(5);
 pub const PROCESSES_EVERY: Duration = Duration::from_secs(10);
 
+/// What `apps.apps_max` may be at most: with more, a host could not register, whose registration says all that it has
+/// ([`REGISTRATION_OCTETS_MAX`](steady_cluster::channel::REGISTRATION_OCTETS_MAX)).
+pub const APPS_MAX: u64 = 60_000;
 /// Events that wait to be written to the log of the edge's link: a burst of crashes, or the time before the first registration.
 pub const EVENTS_MAX: usize = 4096;
 

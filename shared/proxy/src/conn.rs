@@ -9,8 +9,8 @@ use steady_ring::{ConnId, SendBuf, Time};
 use crate::exchange::Key;
 use crate::limits::Limits;
 use crate::liveness::Watch;
+use crate::spares::Spares;
 use crate::tls::{Acceptor, Parked, Tls};
-use crate::worker::Spares;
 
 /// Who is at the other end.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::ops::Deref;
 
 use steady_ring::Piece;
 
-use crate::worker::Spares;
+use crate::spares::Spares;
 
 /// Chunks that a list has room for when it is made.
 const CHUNKS_FIRST: usize = 16;

@@ -31,6 +31,7 @@ pub mod registry;
 mod relay;
 pub mod respond;
 pub mod sample;
+mod spares;
 mod stats;
 pub mod tls;
 pub mod trace;

@@ -27,6 +27,7 @@ use crate::parking::Parkings;
 use crate::plane::{Command, Seat};
 use crate::policy::{ParkKey, Policy};
 use crate::refusal::Refusal;
+use crate::spares::Spares;
 use crate::stats::Stats;
 use crate::upstream::Upstream;
 
@@ -90,43 +91,6 @@ pub(crate) struct ListenerState {
     pub config: Listener,
     pub codec_limits: Rc<steady_http::Limits>,
     pub id: Option<ListenerId>,
-}
-
-/// Buffers that came back, kept for reuse: the last one first, whose memory is still warm.
-#[derive(Debug, Default)]
-pub(crate) struct Spares {
-    buffers: Vec<Vec<u8>>,
-    /// Octets of all of them.
-    bytes: usize,
-}
-
-impl Spares {
-    /// An empty buffer, with memory where there is one.
-    pub(crate) fn take(&mut self) -> Vec<u8> {
-        let buffer = self.buffers.pop().unwrap_or_default();
-        self.bytes -= buffer.capacity();
-        buffer
-    }
-
-    /// Keeps a buffer, within the limits.
-    #[inline]
-    pub(crate) fn keep(&mut self, buffer: Vec<u8>, limits: &Limits) {
-        if buffer.capacity() > 0 {
-            self.push(buffer, limits);
-        }
-    }
-
-    fn push(&mut self, mut buffer: Vec<u8>, limits: &Limits) {
-        let capacity = buffer.capacity();
-        if capacity <= limits.spare_buffer_bytes_max
-            && self.bytes + capacity <= limits.spare_bytes_max
-            && self.buffers.len() < limits.spare_buffers_max
-        {
-            buffer.clear();
-            self.bytes += capacity;
-            self.buffers.push(buffer);
-        }
-    }
 }
 
 /// A graceful end that is under way.
@@ -417,21 +381,6 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         if let Some(conn) = lookup(&mut self.conns, id) {
             conn.touch(&mut self.buffers, &mut self.dirty);
         }
-    }
-
-    /// Keeps a buffer for reuse.
-    pub(crate) fn spare(&mut self, buffer: Vec<u8>) {
-        self.buffers.keep(buffer, &self.limits);
-    }
-
-    /// As [`spare`](Worker::spare), of the two things that an output has: its octets' memory and its list of pieces.
-    pub(crate) fn spare_out(&mut self, mut buf: SendBuf) {
-        if let Some(list) = buf.take_list()
-            && self.lists.len() < self.limits.spare_buffers_max
-        {
-            self.lists.push(list);
-        }
-        self.spare(buf.bytes);
     }
 
     fn sent(&mut self, id: ConnId, buf: SendBuf) {

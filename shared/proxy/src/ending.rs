@@ -11,6 +11,10 @@ use crate::refusal::Refusal;
 use crate::relay::Way;
 use crate::worker::{Drain, Todo, Worker};
 
+/// The largest head whose memory an exchange that is over keeps for the next. Most are smaller; a crowd of clients with the largest
+/// that may be would leave theirs in a thousand exchanges.
+const HEAD_SPARE_MAX: usize = 8 * 1024;
+
 impl<D: Driver, P: Policy> Worker<D, P> {
     /// Answers an exchange from here. Whatever it was doing upstream has ended.
     pub(crate) fn reply(&mut self, key: Key, reply: Reply) {
@@ -139,7 +143,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         for held in [&mut exchange.upload.held, &mut exchange.download.held] {
             self.buffers.keep(held.take_memory(), &self.limits);
         }
-        if self.spares.len() < self.limits.spare_buffers_max {
+        if self.spares.len() < self.limits.spare_buffers_max && exchange.request.footprint() <= HEAD_SPARE_MAX {
             self.spares.push(exchange);
         }
     }

@@ -28,6 +28,18 @@ fn a_second_up_on_the_directory_says_who_holds_it_and_disturbs_nothing() {
 }
 
 #[test]
+fn the_store_of_an_edge_that_was_stopped_is_one_whole_file() {
+    let up = Up::start(&["--hosts", "1"]);
+    let store = up.dir().join("lb/store.db");
+    assert!(store.with_extension("db-wal").exists());
+    signal(up.pid(), "INT");
+    eventually("`up` ends on an interrupt", || (!alive(up.pid())).then_some(()));
+    assert!(!store.with_extension("db-wal").exists(), "who copies the file alone has next to nothing");
+    assert!(fs::metadata(&store).unwrap().len() > 16 << 10);
+    assert_eq!(up.stop(), 0);
+}
+
+#[test]
 fn what_a_killed_up_leaves_is_ended_by_the_next_which_finds_its_applications_again() {
     let first = Up::start(&[]);
     first.deploy(&repository("tests/apps/fixture"), "fixture", "h2");

@@ -4,6 +4,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use steady_proxy::log::LogSink;
@@ -15,6 +17,7 @@ use crate::certs::{self, Certs};
 use crate::config::{Config, Io as IoChoice, LogFormat};
 use crate::data::DataPlane;
 use crate::edge::{self, Facts};
+use crate::limits::UPGRADE_STORE;
 use crate::run::{Ended, PRIVATE, Parts, Ready, Replaced, TABLE, run};
 use crate::signals::{self, Order};
 use crate::snapshot::Plane;
@@ -50,8 +53,12 @@ pub fn main(file: &Path, check: bool, upgrade: bool) -> ExitCode {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let served = match builder.worker_threads(1).thread_name("control").enable_all().build() {
         Ok(runtime) => match runtime.block_on(serve(config, file, upgrade)) {
-            Ok(Some(lingering)) => lingering.run(runtime),
-            ended => ended.map(drop),
+            Ok(After::Carry(lingering)) => lingering.run(runtime),
+            Ok(After::Close(store)) => {
+                close(runtime, store);
+                Ok(())
+            }
+            Err(reason) => Err(reason),
         },
         Err(error) => Err(format!("the control side's runtime cannot be started: {error}")),
     };
@@ -74,10 +81,28 @@ fn say_reload(file: &Path) {
     }
 }
 
+/// How long the control side's tasks may take to notice that their runtime ends.
+const CLOSE: Duration = Duration::from_secs(2);
+const CLOSE_LOOK: Duration = Duration::from_millis(5);
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// What is left to do once the control side has ended.
+enum After {
+    Carry(Box<Lingering>),
+    Close(Option<JoinHandle<()>>),
+}
+
+/// Ends the control side with its runtime, so that the store's file is whole: who copies it then has all of it.
+fn close(runtime: tokio::runtime::Runtime, store: Option<JoinHandle<()>>) {
+    runtime.shutdown_timeout(CLOSE);
+    let begun = Instant::now();
+    while store.as_ref().is_some_and(|store| !store.is_finished()) && begun.elapsed() < UPGRADE_STORE {
+        std::thread::sleep(CLOSE_LOOK);
+    }
+}
+
 /// Serves until it is told to stop, or replaced: then there is something left to do.
-async fn serve(config: Config, file: &Path, upgrade: bool) -> Result<Option<Lingering>, String> {
+async fn serve(config: Config, file: &Path, upgrade: bool) -> Result<After, String> {
     let say = |error: &dyn std::fmt::Display| error.to_string();
     let orders = signals::listen().map_err(|error| say(&error))?;
     daemon::raise_descriptors();
@@ -110,15 +135,17 @@ async fn serve(config: Config, file: &Path, upgrade: bool) -> Result<Option<Ling
     match ended.map_err(|error| say(&error))? {
         Ended::Replaced(replaced) => {
             let Replaced { heir, published, store, until } = *replaced;
-            return Ok(Some(Lingering { heir, plane, published, store, until, table, log }));
+            Ok(After::Carry(Box::new(Lingering { heir, plane, published, store, until, table, log })))
         }
-        // Nobody should take a stale file for a running edge; one that is gone already is as good.
-        Ended::Stopped => drop(std::fs::remove_file(&ready_file)),
+        Ended::Stopped(store) => {
+            // Nobody should take a stale file for a running edge; one that is gone already is as good.
+            let _ = std::fs::remove_file(&ready_file);
+            if let Some(plane) = Arc::into_inner(plane) {
+                plane.stop();
+            }
+            failure.map_or(Ok(After::Close(store)), Err)
+        }
     }
-    if let Some(plane) = Arc::into_inner(plane) {
-        plane.stop();
-    }
-    failure.map_or(Ok(None), Err)
 }
 
 /// Everything that can be had before the state directory is held.
@@ -268,7 +295,7 @@ fn watch_workers(
 ) -> (tokio::task::JoinHandle<()>, mpsc::Receiver<Order>) {
     let (send, receive) = mpsc::channel(8);
     let watch = tokio::spawn(async move {
-        let mut look = tokio::time::interval(std::time::Duration::from_millis(500));
+        let mut look = tokio::time::interval(Duration::from_millis(500));
         loop {
             let order = tokio::select! {
                 order = orders.recv() => order,

@@ -58,7 +58,7 @@ pub struct Edge {
     pub reports: Arc<Reports>,
     /// Where those that watch hosts tell what they find.
     pub host_events: tokio::sync::mpsc::Sender<HostEvent>,
-    /// Held while a host that registers is written down.
+    /// Held while hosts are written down or forgotten.
     pub registering: tokio::sync::Mutex<()>,
 }
 

@@ -134,6 +134,8 @@ async fn put_right(edge: &Arc<Edge>, host: &str, told: &mut watch::Receiver<Clai
         match pass(edge, &handle, claims.take()).await {
             Ok(()) => return,
             Err(NotYet::Store(StoreError::Closed) | NotYet::Control(ControlError::Stopped)) => return,
+            // Somebody has to decide.
+            Err(error @ NotYet::Older(_)) => tracing::error!(host, %error, "the host is not as it should be"),
             Err(error) => tracing::info!(host, %error, "the host is not as it should be yet"),
         }
         tokio::select! {

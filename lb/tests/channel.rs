@@ -19,6 +19,7 @@ use steady_cluster::channel::{Capacity, Claim, Registration, VERSION};
 use steady_cluster::join::join;
 use steady_cluster::{Identity, JoinToken, Member, Role, tls};
 use steady_lb::agents::orders::{GivenUp, NoOutcome};
+use steady_lb::config::{Config, HostConfig};
 use steady_lb::snapshot::HostState;
 use steady_stream::io::{Lane, Link, Names};
 use steady_stream::{App, MemoryInbox, Mode};
@@ -405,4 +406,26 @@ async fn a_host_that_is_forgotten_as_it_comes_does_not_stay_connected_to_nothing
     assert!(slot.attach(open.calls.clone(), open.peer, open.registration.clone()).is_none());
     assert!(slot.open().is_none());
     channel.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_host_that_the_configuration_comes_to_name_while_it_registers_is_not_taken() {
+    let (_dir, world, life) = begun().await;
+    let h1 = agent(&world, "h1").await;
+    let identity = joined(&life, "h1").await;
+    let held = life.edge.registering.lock().await;
+    let before = Arc::strong_count(&life.edge);
+    let named = async {
+        // Once for its call, and once for what writes it down, which waits.
+        life.until(|| Arc::strong_count(&life.edge) >= before + 2).await;
+        let mut config: Config = (*life.edge.config.load_full()).clone();
+        let (name, addr) = ("h1".to_owned(), h1.data.to_string());
+        config.hosts.push(HostConfig { name, addr, control: h1.control, token_file: None });
+        life.edge.config.store(Arc::new(config));
+        drop(held);
+    };
+    let (wants, edges) = (registration(&h1), [life.addr]);
+    let (registers, ()) = tokio::join!(connect(&edges, &identity, &h1, &wants), named);
+    assert!(refused(registers.unwrap_err()).contains("[[host]]"));
+    assert!(life.edge.store().load().await.unwrap().hosts.is_empty() && life.edge.hosts.all().is_empty());
 }

@@ -69,11 +69,8 @@ fn check(edge: &Edge, peer: &Peer, member: &Member, wants: &Registration) -> Res
             format!("it calls itself {:?}, its certificate {name:?}: mend the name in its configuration", wants.name);
         return Err(Problem::new(422, REFUSED, what));
     }
+    unnamed(edge, name)?;
     let config = edge.config.load();
-    if config.hosts.iter().any(|host| host.name == name) {
-        let what = format!("this edge's configuration names {name} as [[host]] and reaches it so: take it out there");
-        return Err(Problem::new(409, REFUSED, what));
-    }
     let slot = edge.hosts.slot(name);
     let heard = slot.heard().is_some_and(|heard| heard.elapsed() <= config.health.suspect_after);
     if let Some(open) = slot.open().filter(|open| heard && open.registration.start != wants.start) {
@@ -83,6 +80,15 @@ fn check(edge: &Edge, peer: &Peer, member: &Member, wants: &Registration) -> Res
     let addr = data_addr(&wants.data, peer.addr.ip());
     Host::new(name, &addr).map_err(|error| Problem::new(422, REFUSED, error))?;
     Ok(HostRecord { name: name.to_owned(), addr, control: String::new(), token_file: String::new() })
+}
+
+/// Whether the configuration leaves it to the host to register.
+fn unnamed(edge: &Edge, name: &str) -> Result<(), Problem> {
+    if !edge.config.load().hosts.iter().any(|host| host.name == name) {
+        return Ok(());
+    }
+    let what = format!("this edge's configuration names {name} as [[host]] and reaches it so: take it out there");
+    Err(Problem::new(409, REFUSED, what))
 }
 
 /// Where its data path is: what it says, with the address that it comes from where it says none.
@@ -96,6 +102,8 @@ fn data_addr(said: &str, from: IpAddr) -> String {
 /// Writes it down where it is new or elsewhere than before.
 async fn put(edge: &Arc<Edge>, record: HostRecord) -> Result<(), Problem> {
     let _one_at_a_time = edge.registering.lock().await;
+    // The configuration may have been read again since.
+    unnamed(edge, &record.name)?;
     if edge.hosts.find(&record.name).is_some_and(|known| known.record == record) {
         return Ok(());
     }

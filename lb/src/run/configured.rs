@@ -48,6 +48,8 @@ async fn apply_hosts(
     wanted: &[HostConfig],
     contents: &Contents,
 ) -> Result<Vec<Arc<HostHandle>>, ControlError> {
+    // What the store has of a host and what this process knows of it change together.
+    let _one_at_a_time = edge.registering.lock().await;
     let wanted: Vec<HostRecord> = wanted.iter().map(record).collect();
     let mut writes: Vec<Write> = Vec::new();
     let mut removed = Vec::new();

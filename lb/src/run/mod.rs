@@ -69,8 +69,8 @@ pub struct Parts {
 /// How a run ended.
 #[derive(Debug)]
 pub enum Ended {
-    /// By an order; nothing is left.
-    Stopped,
+    /// By an order. What is left ends with the runtime: then the store's thread closes its file, if there was one.
+    Stopped(Option<std::thread::JoinHandle<()>>),
     /// Another process is the edge now. The workers drain, and wait for nobody else.
     Replaced(Box<Replaced>),
 }
@@ -229,7 +229,7 @@ async fn end(plane: &dyn Plane, base: Base, mut outside: Outside, heir: Option<H
     }
     base.port.close(heir.is_some()).await;
     match heir {
-        None => Ended::Stopped,
+        None => Ended::Stopped(left.store),
         Some(heir) => Ended::Replaced(Box::new(Replaced { heir, published: left.published, store: left.store, until })),
     }
 }

@@ -170,6 +170,11 @@ pub trait Codec {
     /// Sends a PING (HTTP/2); `false` where the version has none.
     fn ping(&mut self, payload: [u8; 8], out: &mut Vec<u8>) -> bool;
 
+    /// No octet of any body goes out before the peer gives the connection credit ([`Event::Writable`] without a stream).
+    fn is_spent(&self) -> bool {
+        false
+    }
+
     /// Streams open now, in either direction.
     fn active(&self) -> usize;
 

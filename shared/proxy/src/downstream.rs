@@ -90,7 +90,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                     self.pump(key, if is_down { Way::Down } else { Way::Up });
                 }
             }
-            Event::Writable { stream: None } => self.pump_all(id),
+            Event::Writable { stream: None } => self.pump_credited(id),
             Event::Settings | Event::GoAway { .. } if !is_down => {
                 conn.settled |= matches!(event, Event::Settings);
                 self.upstream_changed(id);

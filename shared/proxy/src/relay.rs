@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use steady_http::{Framed, Name, Payload};
+use steady_http::{Codec, Framed, Name, Payload};
 use steady_ring::{ConnId, Driver, Piece};
 
 use crate::exchange::{Exchange, Key, Leg, Phase, Pipe};
@@ -462,12 +462,25 @@ impl<D: Driver, P: Policy> Worker<D, P> {
 
     /// There is room again on a connection: everything that waits for it goes on.
     pub(crate) fn pump_all(&mut self, id: ConnId) {
+        self.pump_in_turn(id, |_| true);
+    }
+
+    /// The peer gave a connection credit: who waits for that goes on in turn, until it is spent. Credit in crumbs would otherwise
+    /// cost a look at every stream for each octet.
+    pub(crate) fn pump_credited(&mut self, id: ConnId) {
+        self.pump_in_turn(id, |codec| !codec.is_spent());
+    }
+
+    fn pump_in_turn(&mut self, id: ConnId, goes_on: impl Fn(&dyn Codec) -> bool) {
         let Some(conn) = self.conn(id) else { return };
         let way = if conn.is_down() { Way::Down } else { Way::Up };
         let slots = conn.slots();
         let first = conn.turn();
         for step in 0..slots {
             let Some(conn) = self.conn(id) else { return };
+            if !conn.codec().is_some_and(|codec| goes_on(codec)) {
+                return;
+            }
             if let Some(key) = conn.bound_at((first + step) % slots) {
                 self.pump(key, way);
             }

@@ -354,6 +354,10 @@ impl<R: Role> Codec for Connection<R> {
         self.streams.active()
     }
 
+    fn is_spent(&self) -> bool {
+        self.send_window <= 0
+    }
+
     fn is_blocked(&self) -> bool {
         false
     }

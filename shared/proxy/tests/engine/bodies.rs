@@ -71,6 +71,44 @@ fn a_large_body_passes_both_ways_in_constant_memory() {
 }
 
 #[test]
+fn a_connections_credit_in_crumbs_is_dealt_out_to_its_streams_in_turn() {
+    const STREAMS: u32 = 10;
+    let numbers = || (0..STREAMS).map(|number| 2 * number + 1);
+    let mut lab = Lab::new(|addr| Place::h2(1, addr));
+    let mut asked = [h2::PREFACE, &h2::setting(4, 1 << 20)].concat();
+    numbers().for_each(|stream| asked.extend(h2::get(stream, true)));
+    let client = lab.send(asked);
+    let up = lab.upstream(0);
+    lab.wait(SECOND / 10);
+    let mut answers = h2::SETTINGS.to_vec();
+    for stream in numbers() {
+        let body = [h2::data(stream, &[b'x'; 10_000], false), h2::data(stream, &[b'x'; 10_000], true)].concat();
+        answers.extend([h2::ok(stream, false), body].concat());
+    }
+    lab.origin.borrow_mut().send(up, answers);
+    lab.wait(SECOND);
+    let got = |lab: &Lab| h2::frames(lab.client.borrow().got(client));
+    let octets = |frames: &[(u8, u8, u32, Vec<u8>)]| -> usize {
+        frames.iter().filter(|frame| frame.0 == 0).map(|frame| frame.3.len()).sum()
+    };
+    assert_eq!(octets(&got(&lab)), 65_535, "what a connection may send unasked");
+    let before = got(&lab).len();
+    for crumb in 1..=20 {
+        lab.client.borrow_mut().send(client, h2::window(0, 1));
+        lab.wait(SECOND / 10);
+        assert_eq!(octets(&got(&lab)), 65_535 + crumb);
+    }
+    let fed: std::collections::BTreeSet<u32> = got(&lab)[before..].iter().map(|frame| frame.2).collect();
+    assert!(fed.len() > 3, "only {fed:?}");
+    lab.client.borrow_mut().send(client, h2::window(0, 1 << 20));
+    lab.wait(SECOND);
+    let frames = got(&lab);
+    assert_eq!(octets(&frames), STREAMS as usize * 20_000);
+    assert!(numbers().all(|stream| frames.iter().any(|frame| (frame.0, frame.1 & 1, frame.2) == (0, 1, stream))));
+    lab.end();
+}
+
+#[test]
 fn an_early_answer_arrives_while_the_body_still_comes() {
     for (is_h2, origin_is_h2) in [(false, false), (true, false), (false, true), (true, true)] {
         let mut chain = Chain::new(origin_is_h2);

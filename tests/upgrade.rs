@@ -218,7 +218,9 @@ fn a_process_that_cannot_take_over_leaves_the_old_one_serving_and_says_why() {
         assert!(second.until("refused").contains("just now"));
         drop((first, second));
         // And then one that can.
+        let before = site.log().len();
         eventually("the next one is attended to", || Fake::asking(&site).next().contains("socket").then_some(()));
+        eventually("it is let go of", || site.log()[before..].contains("failed before it began").then_some(()));
         let new = site.upgrade();
         assert_eq!((site.pid(), site.http(), site.get("/").status), (new, http, 200));
         assert_eq!(site.ended(old), Some(0));

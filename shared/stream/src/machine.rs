@@ -306,6 +306,9 @@ impl<R: Rules> Stream<R> {
             format!("it speaks version {}, we speak {}: upgrade the older side", hello.version, wire::VERSION)
         } else if hello.floor > POSITION_MAX || hello.received_below > POSITION_MAX {
             format!("it names positions past {POSITION_MAX}, where no log comes: it is broken, or not one of ours")
+        } else if hello.epoch == 0 {
+            // To us that is: none known yet.
+            "it does not say which log it has (epoch 0): it is broken, or not one of ours".to_owned()
         } else if hello.from != self.id.peer || hello.to != self.id.local {
             format!(
                 "it says {:?} to {:?}; we are {:?} and expect {:?}",

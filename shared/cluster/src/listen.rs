@@ -244,13 +244,17 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
-    async fn a_port_is_closed_once_what_it_took_has_been_read() {
+    async fn listener_and_client() -> (Listener, TcpStream) {
         let bound = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = bound.local_addr().unwrap();
-        let mut listener = Listener::new(bound, watch::channel(None).1, Plain::Loopback).unwrap();
+        let listener = Listener::new(bound, watch::channel(None).1, Plain::Loopback).unwrap();
+        (listener, TcpStream::connect(addr).await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_port_is_closed_once_what_it_took_has_been_read() {
+        let (mut listener, mut client) = listener_and_client().await;
         let closing = listener.closing();
-        let mut client = TcpStream::connect(addr).await.unwrap();
         client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
         let (mut stream, _) = listener.accept().await;
         tokio::spawn(async move { listener.accept().await });
@@ -266,11 +270,8 @@ mod tests {
 
     #[tokio::test]
     async fn who_leaves_unread_is_not_waited_for() {
-        let bound = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = bound.local_addr().unwrap();
-        let mut listener = Listener::new(bound, watch::channel(None).1, Plain::Loopback).unwrap();
+        let (mut listener, mut client) = listener_and_client().await;
         let closing = listener.closing();
-        let mut client = TcpStream::connect(addr).await.unwrap();
         client.write_all(b"GET").await.unwrap();
         let (stream, _) = listener.accept().await;
         tokio::spawn(async move { listener.accept().await });

@@ -170,3 +170,39 @@ fn who_gives_no_window_for_an_answer_is_cut_and_holds_a_bounded_part_of_it() {
         attacker
     });
 }
+
+#[test]
+fn however_many_answers_are_not_taken_they_hold_no_more_than_a_bound_and_who_reads_is_not_cut() {
+    const ATTACKERS: u32 = 4;
+    const WHOLE: u64 = 20_000_000;
+    let bodies_bytes_max = 4 << 20;
+    let setup = || Setup { limits: Limits { bodies_bytes_max, ..Limits::default() }, ..Setup::default() };
+    let cut: Counter = ("bodies_cut_total", None);
+    // The host is in this process too, and here it has no bound.
+    let most = i64::from(ATTACKERS * STREAMS) * UNTAKEN_BYTES_MAX;
+    withstand_within(most, setup, &[cut], |house| {
+        let before = count(house, cut);
+        let mut reader = connect(house.plain);
+        let attackers: Vec<Attacker> = (0..ATTACKERS)
+            .map(|_| {
+                let mut attacker = Attacker::open(house.plain);
+                attacker.say(&setting(4, 1));
+                for round in 0..STREAMS {
+                    let head = block("GET", "/big/1000000000", &[]);
+                    attacker.say(&frame(HEADERS, END_HEADERS | END_STREAM, nth(round), &head));
+                }
+                attacker
+            })
+            .collect();
+        let request = format!("GET /big/{WHOLE} HTTP/1.1\r\nHost: echo.localhost\r\nConnection: close\r\n\r\n");
+        reader.write_all(request.as_bytes()).unwrap();
+        let got = std::io::copy(&mut reader, &mut std::io::sink()).expect("the whole answer");
+        assert!(got > WHOLE, "{got} octets");
+        // Each holds what a stream of a host may have under way; half of the bound may stand.
+        let stay = bodies_bytes_max as u64 / 2 / (64 << 10);
+        let gone = u64::from(ATTACKERS * STREAMS) - stay;
+        eventually("all but a few are cut", || (count(house, cut) >= before + gone).then_some(()));
+        assert!(house.count("bodies_bytes") <= bodies_bytes_max as u64 / 2);
+        attackers
+    });
+}

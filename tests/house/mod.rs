@@ -254,6 +254,7 @@ impl Agent {
         let mut blueprint = blueprint(setup, vec![socket], vec![listener]);
         // Its clients are edges, which judge their own.
         blueprint.worker.limits.take_stall = Duration::MAX;
+        blueprint.worker.limits.bodies_bytes_max = usize::MAX;
         let fleet = plane.start(blueprint, sender, Default::default(), log).unwrap();
         Agent { addr, plane, notices: Mutex::new(notices), apps: Mutex::default(), fleet: Some(fleet) }
     }

@@ -6,9 +6,9 @@ use steady_ring::{ConnId, Driver, Time};
 use crate::conn::Conn;
 use crate::downstream::request_of;
 use crate::exchange::{Exchange, Key, Leg, Origin, Phase};
+use crate::pipe::Way;
 use crate::policy::{AttemptEnd, Decision, Interim, Judgement, Outcome, ParkKey, Policy, Reply, Request, Target};
 use crate::refusal::Refusal;
-use crate::relay::Way;
 use crate::upstream::Upstream;
 use crate::worker::{Todo, Worker};
 
@@ -37,7 +37,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     /// Sends the policy's own question.
     fn ask(&mut self, place: ParkKey, target: Target, until: Time) {
         let key = self.exchanges.reserve();
-        let mut exchange = self.spares.pop().unwrap_or_else(|| Box::new(Exchange::blank()));
+        let mut exchange = self.spares.pop().unwrap_or_else(|| Box::new(Exchange::blank(&self.held)));
         exchange.renew(key, Origin::Question { key: place, until }, self.now);
         exchange.upload.source_ended = true;
         exchange.version = 20;

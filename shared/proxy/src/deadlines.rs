@@ -322,7 +322,9 @@ fn exchange_due<T>(exchange: &Exchange<T>, timeouts: &Timeouts, limits: &Limits)
             }
             idle.min(pace)
         }
-        (_, Phase::Answering) if exchange.awaits_client() => exchange.activity + timeouts.stall.min(limits.take_stall),
+        (_, Phase::Answering) if exchange.awaits_client() => {
+            exchange.download.since + timeouts.stall.min(limits.take_stall)
+        }
         (_, Phase::Answering) => exchange.activity + timeouts.stall,
         (_, Phase::Replying) => exchange.activity + timeouts.idle,
     };

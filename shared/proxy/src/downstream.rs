@@ -6,10 +6,11 @@ use steady_http::{Error, Event, Head, StreamId};
 use steady_ring::{ConnId, Driver, ListenerId};
 
 use crate::conn::{Conn, Http, Secure, Side, Stage};
-use crate::exchange::{Exchange, Key, Leg, Origin, Phase, Pipe};
+use crate::exchange::{Exchange, Key, Leg, Origin, Phase};
+use crate::held::Total;
+use crate::pipe::{Pipe, Way};
 use crate::policy::{Outcome, Policy, Record, Reply, Request, Timing};
 use crate::refusal::Refusal;
-use crate::relay::Way;
 use crate::tls::Acceptor;
 use crate::worker::{Todo, Worker};
 
@@ -125,7 +126,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let Side::Down { listener, peer } = conn.side else { return };
         if version == 20 { &self.stats.requests_h2 } else { &self.stats.requests_h1 }.add(1);
         let key = self.exchanges.reserve();
-        let mut exchange = self.spares.pop().unwrap_or_else(|| Box::new(Exchange::blank()));
+        let mut exchange = self.spares.pop().unwrap_or_else(|| Box::new(Exchange::blank(&self.held)));
         exchange.renew(key, Origin::Client, now);
         std::mem::swap(&mut exchange.request, &mut self.scratch);
         exchange.down = Some(Leg { conn: id, stream });
@@ -213,7 +214,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
 
 impl<T: Default> Exchange<T> {
     /// An exchange to be [renewed](Exchange::renew).
-    pub(crate) fn blank() -> Exchange<T> {
+    pub(crate) fn blank(total: &Total) -> Exchange<T> {
         Exchange {
             key: Key { index: 0, generation: 0 },
             origin: Origin::Client,
@@ -223,8 +224,8 @@ impl<T: Default> Exchange<T> {
             request: Head::new(),
             ticket: T::default(),
             target: None,
-            upload: Pipe::default(),
-            download: Pipe::default(),
+            upload: Pipe::new(total),
+            download: Pipe::new(total),
             filter: None,
             timing: Timing::default(),
             activity: steady_ring::Time::ZERO,

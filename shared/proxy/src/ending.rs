@@ -5,10 +5,10 @@ use steady_ring::{ConnId, Driver, Time};
 
 use crate::conn::{Buffers, Conn, Http, Side, Stage};
 use crate::exchange::{Key, Origin, Phase};
+use crate::pipe::Way;
 use crate::plane::Listed;
 use crate::policy::{AttemptEnd, Outcome, Policy, Record, Reply};
 use crate::refusal::Refusal;
-use crate::relay::Way;
 use crate::worker::{Drain, Todo, Worker};
 
 /// The largest head whose memory an exchange that is over keeps for the next. Most are smaller; a crowd of clients with the largest
@@ -392,29 +392,35 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             .collect()
     }
 
-    /// Shows the exchanges under way, and ends the chosen ones now, those that wait too: before their response has begun
-    /// with an answer, after it by cutting it.
+    /// Shows the exchanges under way, and ends the chosen ones now, those that wait too.
     pub(crate) fn inspect(&mut self, refusal: Refusal, look: impl Fn(&Listed<'_, P::Ticket>) -> bool) {
         let keys: Vec<Key> = self.exchanges.keys().collect();
         let now = self.now;
         for key in keys {
-            let Some(exchange) = self.exchanges.at(key) else { continue };
-            if !look(&exchange.listed(now)) {
-                continue;
+            if self.exchanges.at(key).is_some_and(|exchange| look(&exchange.listed(now))) {
+                self.cut(key, refusal);
             }
-            let is_question = matches!(exchange.origin, Origin::Question { .. });
-            match exchange.phase {
-                // Those who wait for its answer must not wait for ever.
-                _ if is_question => self.fail_attempt(key, AttemptEnd::Abandoned, Refusal::Draining),
-                // On its way to one of the others, or has its answer.
-                Phase::Replying | Phase::Routing => {}
-                Phase::Parked { key: place, .. } => {
-                    self.leave_parking(key, place);
-                    self.reply(key, Reply::Refuse(refusal));
-                }
-                Phase::Answering => self.finish(key, Outcome::Cut),
-                Phase::Waiting { .. } | Phase::Attached => self.reply(key, Reply::Refuse(refusal)),
+        }
+    }
+
+    /// Ends an exchange now: before its response has begun with an answer, after it by cutting it.
+    pub(crate) fn cut(&mut self, key: Key, refusal: Refusal) {
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        let is_question = matches!(exchange.origin, Origin::Question { .. });
+        match exchange.phase {
+            // Those who wait for its answer must not wait for ever.
+            _ if is_question => self.fail_attempt(key, AttemptEnd::Abandoned, Refusal::Draining),
+            // On its way to one of the others, or has its answer.
+            Phase::Replying | Phase::Routing => {}
+            Phase::Parked { key: place, .. } => {
+                self.leave_parking(key, place);
+                self.reply(key, Reply::Refuse(refusal));
             }
+            Phase::Answering => {
+                exchange.refusal = Some(refusal);
+                self.finish(key, Outcome::Cut);
+            }
+            Phase::Waiting { .. } | Phase::Attached => self.reply(key, Reply::Refuse(refusal)),
         }
     }
 

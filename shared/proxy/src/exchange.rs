@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use steady_http::{Head, Method, StreamId};
 use steady_ring::{ConnId, Time};
 
-use crate::held::Held;
 use crate::limits::Limits;
+use crate::pipe::Pipe;
 use crate::plane::Listed;
 use crate::policy::{BodyFilter, Outcome, ParkKey, Protocol, Target, Timing};
 use crate::refusal::Refusal;
@@ -98,47 +98,6 @@ pub(crate) struct Exchange<T> {
     pub refusal: Option<Refusal>,
     /// How it will be recorded unless something else happens first.
     pub outcome: Outcome,
-}
-
-/// A body on its way from one leg to the other.
-///
-/// Octets pass straight from the source's input to the sink's output while the sink has room. What it cannot take is
-/// held here, at most about a window of it: HTTP/2 sources get their credit back as octets leave, HTTP/1.1 sources are paused.
-#[derive(Debug, Default)]
-pub(crate) struct Pipe {
-    /// Octets the sink has not taken, and before them those that are kept to be sent again.
-    pub held: Held,
-    /// Keep what was sent, until the upstream has accepted the request.
-    pub keep: bool,
-    /// While it is kept: octets that may be sent, and that the source can be made to give.
-    pub keep_max: usize,
-    /// The source has ended (its trailers, if any, are in `trailers`).
-    pub source_ended: bool,
-    pub trailers: Option<Box<Head>>,
-    /// The end has been handed to the sink.
-    pub sink_ended: bool,
-    /// Octets in all.
-    pub bytes: u64,
-    /// Rewritten bodies: flow-control credit of what was taken in, given back when all that it became has left.
-    pub owed: u32,
-}
-
-impl Pipe {
-    /// Octets the sink has not taken.
-    pub(crate) fn waiting(&self) -> usize {
-        self.held.waiting()
-    }
-
-    /// Everything is to be sent anew to another sink.
-    pub(crate) fn rewind(&mut self) {
-        self.held.rewind();
-        self.sink_ended = false;
-    }
-
-    /// Octets that the source is to be held back for.
-    pub(crate) fn burden(&self) -> usize {
-        if self.keep { self.held.len() } else { self.waiting() }
-    }
 }
 
 impl<T> Exchange<T> {
@@ -290,13 +249,14 @@ impl<T> Exchanges<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::held::Total;
 
     #[test]
     fn the_key_of_an_exchange_that_is_over_finds_nothing_whoever_has_its_slot_now() {
         let mut exchanges = Exchanges::<()>::new();
         let open = |exchanges: &mut Exchanges<()>| {
             let key = exchanges.reserve();
-            let mut exchange = Box::new(Exchange::blank());
+            let mut exchange = Box::new(Exchange::blank(&Total::default()));
             exchange.renew(key, Origin::Client, Time::ZERO);
             exchanges.put(exchange);
             key
@@ -318,7 +278,7 @@ mod tests {
         let mut keys: Vec<Key> = Vec::new();
         for _ in 0..4 {
             let key = exchanges.reserve();
-            let mut exchange = Box::new(Exchange::blank());
+            let mut exchange = Box::new(Exchange::blank(&Total::default()));
             exchange.renew(key, Origin::Client, Time::ZERO);
             exchanges.put(exchange);
             assert!(keys.iter().all(|&old| exchanges.at(old).is_none()));

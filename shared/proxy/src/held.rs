@@ -3,8 +3,10 @@
 //! Octets that can stay in the buffer they were received in do; the others are copied into one vector. Both are kept in the
 //! order they came, as chunks. What was sent stays in front while it may have to be sent again.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ops::Deref;
+use std::rc::Rc;
 
 use steady_ring::Piece;
 
@@ -16,9 +18,28 @@ const CHUNKS_FIRST: usize = 16;
 /// Chunks whose list a body that is over may keep for the next.
 const CHUNKS_SPARE_MAX: usize = 64;
 
+/// Octets that all bodies of a worker hold together.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Total(Rc<Cell<usize>>);
+
+impl Total {
+    pub(crate) fn octets(&self) -> usize {
+        self.0.get()
+    }
+
+    fn add(&self, octets: usize) {
+        self.0.set(self.0.get() + octets);
+    }
+
+    fn sub(&self, octets: usize) {
+        self.0.set(self.0.get() - octets);
+    }
+}
+
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Held {
+    total: Total,
     /// Copied octets; chunks point into it.
     bytes: Vec<u8>,
     chunks: VecDeque<Chunk>,
@@ -72,7 +93,19 @@ impl Deref for Octets<'_> {
     }
 }
 
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.total.sub(self.len);
+    }
+}
+
 impl Held {
+    /// Holds nothing; what it will hold counts towards `total`.
+    pub(crate) fn new(total: &Total) -> Held {
+        let (bytes, chunks) = (Vec::new(), VecDeque::new());
+        Held { total: total.clone(), bytes, chunks, len: 0, sent: 0, past: 0, within: 0 }
+    }
+
     /// Octets in all, those included that were sent and are kept.
     pub(crate) fn len(&self) -> usize {
         self.len
@@ -95,6 +128,7 @@ impl Held {
     pub(crate) fn begin(&mut self, bytes: Vec<u8>) {
         self.clear();
         self.len = bytes.len();
+        self.total.add(self.len);
         self.bytes = bytes;
         if self.len > 0 {
             self.add(Chunk::Copied { start: 0, len: self.len });
@@ -104,6 +138,7 @@ impl Held {
     /// Keeps octets where they are.
     pub(crate) fn push(&mut self, piece: Piece) {
         self.len += piece.len();
+        self.total.add(piece.len());
         self.add(Chunk::Piece(piece));
     }
 
@@ -123,6 +158,7 @@ impl Held {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(data);
         self.len += data.len();
+        self.total.add(data.len());
         let chunks = self.chunks.len();
         match self.chunks.back_mut() {
             // A chunk that was sent whole has been passed, and does not grow.
@@ -151,6 +187,7 @@ impl Held {
         if first == Some(0) {
             self.len -= self.within;
             self.sent -= self.within;
+            self.total.sub(self.within);
         }
         for (at, chunk) in self.chunks.iter_mut().enumerate() {
             if let Chunk::Copied { start, len } = chunk {
@@ -199,6 +236,7 @@ impl Held {
         for chunk in self.chunks.drain(..self.past) {
             self.len -= chunk.len();
             self.sent -= chunk.len();
+            self.total.sub(chunk.len());
         }
         self.past = 0;
         if self.chunks.is_empty() {
@@ -220,6 +258,7 @@ impl Held {
         }
         self.bytes.clear();
         self.chunks.clear();
+        self.total.sub(self.len);
         (self.len, self.sent, self.past, self.within) = (0, 0, 0, 0);
     }
 
@@ -256,7 +295,7 @@ mod tests {
     fn octets_leave_in_the_order_they_came_wherever_they_lie_and_whatever_is_kept() {
         for seed in 0..200 {
             let mut rng = fastrand::Rng::with_seed(seed);
-            let (mut held, mut spares) = (Held::default(), Spares::default());
+            let (mut held, mut spares) = (Held::new(&Total::default()), Spares::default());
             let (mut next, mut expected) = (0u8, 0u8);
             let kept_for = rng.usize(0..10);
             for round in 0..200 {
@@ -285,7 +324,7 @@ mod tests {
 
     #[test]
     fn what_was_sent_leaves_memory_by_halves() {
-        let (mut held, mut spares) = (Held::default(), Spares::default());
+        let (mut held, mut spares) = (Held::new(&Total::default()), Spares::default());
         held.begin(Vec::with_capacity(100));
         let all: Vec<u8> = (0..held.bytes.capacity() as u8).collect();
         held.push_copy(&all, true, &mut spares);
@@ -301,7 +340,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_can_be_sent_again() {
-        let (mut held, mut spares) = (Held::default(), Spares::default());
+        let (mut held, mut spares) = (Held::new(&Total::default()), Spares::default());
         held.push_copy(b"ab", false, &mut spares);
         held.push(Piece::from(b"cd".to_vec()));
         held.push_copy(b"ef", false, &mut spares);

@@ -36,6 +36,10 @@ pub struct Limits {
     pub up_out_bytes_max: usize,
     /// Octets of one body held between two connections before its HTTP/1.1 source is paused (HTTP/2: its window).
     pub held_bytes_max: usize,
+    /// Octets that the bodies of all requests of one worker hold together: what a client, or an application, has not taken yet. Past
+    /// half of it answers are cut that their clients have left standing for a second, past all of it whatever holds most for longest.
+    /// Clients that ask for much and take none of it.
+    pub bodies_bytes_max: usize,
     /// Octets of pipelined requests kept while one is answered.
     pub pending_bytes_max: usize,
     /// Times a request may be sent, the first included.
@@ -62,7 +66,8 @@ pub struct Limits {
     pub handshake_max: Duration,
     /// How long one send may take: a client that never reads, or reads an octet a minute, is cut.
     pub write_stall: Duration,
-    /// How long a client may leave untaken what there is for it of an answer. HTTP/2 clients that give no window.
+    /// How long a client may leave untaken what there is for it of an answer: all of it, or but for a few octets now and then. HTTP/2
+    /// clients that give no window, or drips of it.
     pub take_stall: Duration,
     /// Octets a second of a request's body that an application over HTTP/1.1 waits for with nothing else to do: it has a
     /// connection to itself, of which there are [`h1_connections_max`](Limits::h1_connections_max). 0: no bound. Bodies that drip.
@@ -99,6 +104,7 @@ impl Default for Limits {
             out_bytes_max: 64 * 1024,
             up_out_bytes_max: 256 * 1024,
             held_bytes_max: 64 * 1024,
+            bodies_bytes_max: 512 * 1024 * 1024,
             pending_bytes_max: 16 * 1024,
             attempts_max: 3,
             h2_connections_max: 2,

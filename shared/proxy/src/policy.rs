@@ -275,7 +275,7 @@ pub enum Outcome {
     UpstreamBroken,
     /// A deadline passed after the response had begun.
     TimedOut,
-    /// Cut by this side: drain deadline, operator.
+    /// Cut by this side: drain deadline, operator, memory.
     Cut,
 }
 

@@ -5,53 +5,11 @@ use std::ops::Range;
 use steady_http::{Codec, Framed, Name, Payload};
 use steady_ring::{ConnId, Driver, Piece};
 
-use crate::exchange::{Exchange, Key, Leg, Phase, Pipe};
-use crate::held::Octets;
+use crate::exchange::{Key, Leg, Phase};
+use crate::held::{Held, Octets};
+use crate::pipe::Way;
 use crate::policy::{AttemptEnd, Policy};
 use crate::worker::Worker;
-
-/// Which way a body goes: up to the upstream, or down to the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
-    Up,
-    Down,
-}
-
-impl<T> Exchange<T> {
-    fn pipe(&mut self, way: Way) -> &mut Pipe {
-        match way {
-            Way::Up => &mut self.upload,
-            Way::Down => &mut self.download,
-        }
-    }
-
-    fn source(&self, way: Way) -> Option<Leg> {
-        match way {
-            Way::Up => self.down,
-            Way::Down => self.up,
-        }
-    }
-
-    /// Where octets that go this way can be put now.
-    fn sink(&self, way: Way) -> Option<Leg> {
-        match (way, self.phase) {
-            (Way::Up, Phase::Attached | Phase::Answering) => self.up,
-            (Way::Down, Phase::Answering | Phase::Replying) => self.down,
-            _ => None,
-        }
-    }
-}
-
-impl Pipe {
-    /// Empties it, keeping its memory.
-    pub(crate) fn renew(&mut self) {
-        self.held.clear();
-        (self.keep, self.keep_max) = (false, 0);
-        (self.source_ended, self.sink_ended) = (false, false);
-        self.trailers = None;
-        (self.bytes, self.owed) = (0, 0);
-    }
-}
 
 impl<D: Driver, P: Policy> Worker<D, P> {
     pub(crate) fn bound(&mut self, leg: Leg) -> Option<Key> {
@@ -104,6 +62,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             && let Some(exchange) = self.exchanges.at(key)
         {
             let pipe = exchange.pipe(way);
+            pipe.begin_to_wait(now);
             match piece {
                 Some(piece) if taken == 0 => pipe.held.push(piece),
                 Some(piece) => pipe.held.push(piece.part(taken..data.len())),
@@ -125,12 +84,14 @@ impl<D: Driver, P: Policy> Worker<D, P> {
 
     /// Octets of a response's body that a filter rewrites: what it makes of them is held, and sent from there.
     fn deliver_rewritten(&mut self, key: Key, source: Leg, data: &[u8], flow: u32, end: bool) {
+        let now = self.now;
         let Some(exchange) = self.exchanges.at(key) else { return };
         let mut made = self.buffers.take();
         if let Some(filter) = &mut exchange.filter {
             filter.pass(data, end, &mut made);
         }
         let pipe = &mut exchange.download;
+        pipe.begin_to_wait(now);
         pipe.held.push_copy(&made, true, &mut self.buffers);
         pipe.bytes += made.len() as u64;
         self.buffers.keep(made, &self.limits);
@@ -172,6 +133,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     pub(crate) fn deliver_trailers(&mut self, way: Way, source: Leg) {
         let Some(key) = self.bound(source) else { return };
         self.scratch.retain(|field| !Name::is_reserved(field.name));
+        let now = self.now;
         let Some(exchange) = self.exchanges.at(key) else { return };
         let pipe = match way {
             Way::Up => &mut exchange.upload,
@@ -183,6 +145,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         {
             let mut made = self.buffers.take();
             filter.pass(&[], true, &mut made);
+            pipe.begin_to_wait(now);
             pipe.held.push_copy(&made, true, &mut self.buffers);
             self.buffers.keep(made, &self.limits);
         }
@@ -333,7 +296,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let pipe = exchange.pipe(way);
         let ends = pipe.source_ended && pipe.trailers.is_none();
         let mut most = if pipe.keep { pipe.keep_max.saturating_sub(pipe.held.sent()) } else { usize::MAX };
-        let mut held = std::mem::take(&mut pipe.held);
+        let mut held = std::mem::replace(&mut pipe.held, Held::new(&self.held));
         let mut taken = 0;
         while most > 0
             && let Some(octets) = held.next(most)
@@ -351,7 +314,9 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         if taken > 0 {
             exchange.activity = now;
         }
-        exchange.pipe(way).held = held;
+        let pipe = exchange.pipe(way);
+        pipe.held = held;
+        pipe.moved(taken, now);
         taken
     }
 

@@ -79,6 +79,8 @@ pub struct Stats {
     pub parked_open: Cell,
     pub parked: Cell,
     pub parked_bytes: Cell,
+    pub bodies_bytes: Cell,
+    pub bodies_cut: Cell,
     pub upstream_parked: Cell,
     pub upstream_parked_open: Cell,
     pub retries: Cell,
@@ -149,6 +151,10 @@ impl Samples for Stats {
         plain("parked", "Requests parked now.", Gauge, &self.parked_open);
         plain("parked_total", "Times a request was parked.", Counter, &self.parked);
         plain("parked_bytes", "Octets that parked requests hold or may come to hold.", Gauge, &self.parked_bytes);
+        let help = "Octets of bodies that wait until somebody takes them.";
+        plain("bodies_bytes", help, Gauge, &self.bodies_bytes);
+        let help = "Requests ended because all together held too much; theirs stood longest.";
+        plain("bodies_cut_total", help, Counter, &self.bodies_cut);
         let help = "Requests that wait at their upstream now, by its word.";
         plain("upstream_parked", help, Gauge, &self.upstream_parked_open);
         let help = "Requests that waited at their upstream.";

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use steady_http::{Client, h1, h2};
 use steady_ring::{ConnId, Driver, Op};
@@ -11,14 +10,11 @@ use steady_ring::{ConnId, Driver, Op};
 use crate::conn::{Conn, Http, Side, Stage};
 use crate::exchange::{Key, Leg, Origin, Phase};
 use crate::liveness::Watch;
+use crate::pipe::Way;
 use crate::policy::{AttemptEnd, Outcome, Policy, Protocol, Target};
 use crate::refusal::Refusal;
-use crate::relay::Way;
 use crate::tls::Tls;
 use crate::worker::Worker;
-
-/// Between two lines of the log about upstreams that fail.
-const WARN_EVERY: Duration = Duration::from_secs(1);
 
 /// The connections to one target, and who waits for one.
 #[derive(Debug)]
@@ -188,8 +184,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
 
     /// Says in the log why an upstream is not used, once a second at most: every request may meet it.
     pub(crate) fn warn_of_upstream(&mut self, id: ConnId, why: &dyn std::fmt::Display) {
-        let now = self.now;
-        if now < self.warn_again {
+        if !self.may_warn() {
             return;
         }
         let Some(conn) = self.conn(id) else { return };
@@ -197,7 +192,6 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let Some(entry) = self.upstreams.get(&upstream) else { return };
         let addr = &entry.target.addr;
         tracing::warn!(%addr, "TLS with an upstream failed: {why}");
-        self.warn_again = now + WARN_EVERY;
     }
 
     /// The connection can carry requests: those who wait get it.

@@ -6,12 +6,13 @@
 //!
 //! The worker is one struct; what it does is told in files of one idea each: `downstream` (accepting, requests), `attempt`
 //! (routing, responses, trying again), `parking` (what waits), `upstream` (connections to targets), `relay` (bodies), `ending` (how things
-//! end), `deadlines`, `liveness` (of upstreams), `wire` (bytes in and out of a connection, TLS).
+//! end), `pressure` (what all bodies hold), `deadlines`, `liveness` (of upstreams), `wire` (bytes in and out of a connection, TLS).
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use steady_http::Head;
 use steady_ring::{ConnId, Driver, Event, ListenerId, Pieces, RecvBuf, SendBuf, Time, Timers};
@@ -22,6 +23,7 @@ use crate::conn::{Conn, Stage};
 use crate::crowd::Crowd;
 use crate::exchange::{Exchange, Exchanges, Key};
 use crate::hash::KeyHash;
+use crate::held::Total;
 use crate::limits::{Limits, Timeouts};
 use crate::parking::Parkings;
 use crate::plane::{Command, Seat};
@@ -118,6 +120,10 @@ pub struct Worker<D: Driver, P: Policy> {
     pub(crate) conns_open: usize,
     pub(crate) crowd: Crowd,
     pub(crate) exchanges: Exchanges<P::Ticket>,
+    /// What their bodies hold.
+    pub(crate) held: Total,
+    /// When it is to be looked at again whether they hold too much.
+    pub(crate) relieve_again: Time,
     /// Exchanges that are over, kept for their memory.
     pub(crate) spares: Vec<Box<Exchange<P::Ticket>>>,
     pub(crate) upstreams: HashMap<u64, Upstream, KeyHash>,
@@ -149,9 +155,12 @@ pub struct Worker<D: Driver, P: Policy> {
     /// Randomness that nothing depends on for safety (keys of WebSocket handshakes).
     pub(crate) rng: fastrand::Rng,
     pub(crate) draining: Option<Drain>,
-    /// Until when the log is spared lines about upstreams.
-    pub(crate) warn_again: Time,
+    /// Until when the log is spared lines that every request may cause.
+    warn_again: Time,
 }
+
+/// Between two such lines.
+const WARN_EVERY: Duration = Duration::from_secs(1);
 
 impl<D: Driver, P: Policy> std::fmt::Debug for Worker<D, P> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -200,6 +209,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             conns_open: 0,
             crowd: Crowd::default(),
             exchanges: Exchanges::new(),
+            held: Total::default(),
+            relieve_again: Time::ZERO,
             spares: Vec::new(),
             upstreams: HashMap::default(),
             parked: Parkings::default(),
@@ -263,6 +274,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             self.expire();
         }
         self.run_todo();
+        self.relieve();
         self.flush_dirty();
         self.batches.ended(self.driver.now().since(self.now));
         self.policy.batch_ended(self.now);
@@ -356,6 +368,15 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 self.resume(key);
             }
         }
+    }
+
+    /// Whether a line that every request may cause can be logged; if so, no other for a while.
+    pub(crate) fn may_warn(&mut self) -> bool {
+        let may = self.now >= self.warn_again;
+        if may {
+            self.warn_again = self.now + WARN_EVERY;
+        }
+        may
     }
 
     pub(crate) fn conn(&mut self, id: ConnId) -> Option<&mut Conn> {
@@ -460,10 +481,11 @@ impl<D: Driver, P: Policy> Worker<D, P> {
 
     /// Octets of bodies that wait between two connections, and of input and output that wait on connections.
     pub fn held_bytes(&self) -> usize {
-        let exchanges = self.exchanges.iter().map(|exchange| exchange.upload.held.len() + exchange.download.held.len());
         let conns = self.conns.iter().filter_map(|slot| slot.conn.as_deref());
         let conns = conns.map(|conn| conn.aside.pending.len() + conn.out.len() + conn.aside.wire.len());
-        exchanges.chain(conns).sum()
+        let bodies = self.exchanges.iter().map(|exchange| exchange.upload.held.len() + exchange.download.held.len());
+        debug_assert_eq!(self.held.octets(), bodies.sum::<usize>(), "what is counted and what is there");
+        self.held.octets() + conns.sum::<usize>()
     }
 
     pub fn driver(&self) -> &D {

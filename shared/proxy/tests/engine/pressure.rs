@@ -1,13 +1,14 @@
 //! Back-pressure: who does not read stops who sends, and nobody else.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use steady_proxy::Timeouts;
-use steady_ring::Faults;
+use steady_proxy::{Late, Outcome, Timeouts};
+use steady_ring::{ConnId, Faults};
 
 use crate::frames as h2;
-use crate::lab::{Chain, GET, HELD_MAX, Lab, SECOND};
+use crate::lab::{Chain, GET, HELD_MAX, Lab, OK, SECOND};
 use crate::world::client::{End, Want};
 use crate::world::config;
 use crate::world::plan::Plan;
@@ -180,4 +181,110 @@ fn heads_that_an_upstream_does_not_read_wait_for_a_connection_and_no_more_of_the
         assert!(lab.client.borrow().text(client).starts_with("HTTP/1.1 200 "));
     }
     lab.end();
+}
+
+/// A lab whose worker may hold a MiB of bodies in all.
+fn narrow(place: impl Fn(SocketAddr) -> Place) -> Lab {
+    let mut narrow = config();
+    narrow.limits.bodies_bytes_max = 1 << 20;
+    Lab::with(place, &narrow, Timeouts::default())
+}
+
+#[test]
+fn past_the_bound_of_all_bodies_those_are_cut_whose_octets_stand_longest() {
+    const PIECES: usize = 200;
+    let mut lab = narrow(|addr| Place::h1(1, addr));
+    let piece = vec![b'x'; 60_000];
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", PIECES * piece.len());
+    // The first one reads what it gets; 40 others do not.
+    let mut ups = Vec::new();
+    let clients: Vec<ConnId> = (0..41)
+        .map(|number| {
+            let client = lab.send(GET);
+            let up = lab.upstream(number);
+            lab.client.borrow_mut().count_only(client);
+            if number > 0 {
+                lab.client.borrow_mut().pause(client);
+            }
+            lab.origin.borrow_mut().send(up, &head);
+            ups.push((up, 0));
+            client
+        })
+        .collect();
+    let mut most = 0;
+    for _ in 0..2_000 {
+        for (up, sent) in &mut ups {
+            if *sent < PIECES && lab.origin.borrow().unsent(*up) == 0 {
+                lab.origin.borrow_mut().send(*up, &piece);
+                *sent += 1;
+            }
+        }
+        lab.wait(Duration::from_millis(1));
+        most = most.max(lab.world.proxies[0].stats().bodies_bytes.value());
+    }
+    let stats = lab.world.proxies[0].stats();
+    assert!((700_000..=1 << 20).contains(&most), "{most} octets held");
+    assert!(stats.bodies_bytes.value() <= 1 << 19, "what stands for a second may hold half");
+    assert_eq!(lab.client.borrow().total(clients[0]), (head.len() + PIECES * piece.len()) as u64, "who reads gets all");
+    // Eight that hold a window are half of it.
+    let cut = stats.bodies_cut.value();
+    assert!((30..=36).contains(&cut), "{cut} were cut");
+    assert_eq!(stats.outcomes[Outcome::Cut as usize].value(), cut);
+    for &client in &clients {
+        lab.client.borrow_mut().abort(client);
+    }
+    lab.end();
+}
+
+#[test]
+fn uploads_that_wait_for_a_connection_are_refused_past_the_bound_of_all_bodies() {
+    let mut narrow = config();
+    narrow.limits.bodies_bytes_max = 1 << 20;
+    narrow.limits.h1_connections_max = 1;
+    let mut lab = Lab::with(|addr| Place::h1(1, addr), &narrow, Timeouts::default());
+    let first = lab.send(GET);
+    let up = lab.upstream(0);
+    let body = vec![b'x'; 60_000];
+    let upload =
+        [format!("POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: {}\r\n\r\n", body.len()).into_bytes(), body]
+            .concat();
+    let clients: Vec<ConnId> = (0..40).map(|_| lab.send(&upload)).collect();
+    lab.wait(2 * SECOND);
+    let held = lab.world.proxies[0].stats().bodies_bytes.value();
+    assert!((700_000..=1 << 20).contains(&held), "{held} octets held: what an application leaves may be all");
+    let refused =
+        clients.iter().filter(|&&client| lab.client.borrow().text(client).starts_with("HTTP/1.1 503 ")).count();
+    assert_eq!(lab.world.proxies[0].stats().bodies_cut.value(), refused as u64);
+    assert!((22..=30).contains(&refused), "{refused} were refused");
+    lab.origin.borrow_mut().send(up, OK);
+    lab.client_got(first, b"ok");
+    for &client in &clients {
+        lab.client.borrow_mut().abort(client);
+    }
+    lab.origin.borrow_mut().abort(up);
+    lab.end();
+}
+
+#[test]
+fn a_client_that_takes_an_octet_now_and_then_takes_nothing() {
+    for (step, late) in [(1, 1), (20_000, 0)] {
+        let mut lab = Lab::h1();
+        // Its streams get no window of their own.
+        let client =
+            lab.send([&h2::PREFACE[..24], &h2::setting(4, 0), &h2::window(0, 1 << 20), &h2::get(1, true)].concat());
+        let up = lab.upstream(0);
+        lab.origin.borrow_mut().send(up, "HTTP/1.1 200 OK\r\ncontent-length: 200000\r\n\r\n");
+        lab.origin.borrow_mut().send(up, vec![b'x'; 200_000]);
+        for _ in 0..8 {
+            lab.wait(60 * SECOND);
+            lab.client.borrow_mut().send(client, h2::window(1, step));
+        }
+        lab.wait(SECOND);
+        let stats = lab.world.proxies[0].stats();
+        assert_eq!(stats.clients_late[Late::Read as usize].value(), late, "{step} octets a minute");
+        assert_eq!(stats.outcomes[Outcome::TimedOut as usize].value(), late, "{step} octets a minute");
+        lab.client.borrow_mut().abort(client);
+        lab.origin.borrow_mut().abort(up);
+        lab.end();
+    }
 }

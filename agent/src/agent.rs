@@ -14,6 +14,7 @@ use steady_cluster::listen::{Listener, Peer, Plain};
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::api::{self, Api, Facts, Token};
 use crate::bundle::Bundles;
@@ -167,8 +168,27 @@ impl Agent {
         io: String,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), Error> {
+        let mut running = self.start(PlaneRef(plane), notices, addr, io)?;
+        let ended = tokio::select! {
+            () = shutdown => Ok(()),
+            served = &mut running.served => Err(Error::Serve(match served {
+                Ok(Ok(())) => io::Error::other("it returned"),
+                Ok(Err(error)) => error,
+                Err(error) => io::Error::other(error),
+            })),
+        };
+        running.stop(ended.is_ok()).await;
+        ended
+    }
+
+    fn start(
+        self,
+        plane: PlaneRef,
+        notices: mpsc::Receiver<Notice>,
+        addr: String,
+        io: String,
+    ) -> Result<Running, Error> {
         let first = self.apps();
-        let plane = PlaneRef(plane);
         let counters = Counters::default();
         counters.leftovers_killed.add(self.leftovers_killed as u64);
         let (events, told) = mpsc::channel(EVENTS_MAX);
@@ -200,14 +220,17 @@ impl Agent {
             None => (watch::channel(None).1, Plain::Anybody),
         };
         let listener = Listener::new(self.listener, configs, plain).map_err(Error::Serve)?;
-        let channel = self
-            .membership
-            .clone()
-            .map(|membership| Channel::new(membership, Arc::clone(&host), facts.clone(), self.config.zone.clone()));
+        let mut tasks = JoinSet::new();
+        let zone = self.config.zone.clone();
+        let channel = self.membership.clone().map(|it| Channel::new(it, Arc::clone(&host), facts.clone(), zone));
         let talk = channel.as_ref().map(|_| Talk::new(&self.state_dir, Arc::clone(&host), self.config.faults));
-        let telling = talk.clone().map(|talk| tokio::spawn(async move { talk.tell(told).await }));
-        let keeping = self.membership.clone().map(|membership| tokio::spawn(async move { membership.keep().await }));
-        let api = Api {
+        if let Some(talk) = talk.clone() {
+            tasks.spawn(async move { talk.tell(told).await });
+        }
+        if let Some(membership) = self.membership.clone() {
+            tasks.spawn(async move { membership.keep().await });
+        }
+        let router = api::router(Arc::new(Api {
             host: Arc::clone(&host),
             metrics: Metrics::default(),
             token: self.token,
@@ -217,58 +240,56 @@ impl Agent {
             channel: channel.clone(),
             talk,
             refused: listener.refused(),
-        };
-        let (end_api, api_ends) = oneshot::channel::<()>();
-        let router = api::router(Arc::new(api));
-        let connected = channel.map(|channel| {
+        }));
+        if let Some(channel) = channel {
             let router = router.clone();
-            tokio::spawn(async move { channel.keep(router).await })
-        });
-        let router = router.into_make_service_with_connect_info::<Peer>();
-        let mut served = tokio::spawn(async move {
+            tasks.spawn(async move { channel.keep(router).await });
+        }
+        let (end_api, api_ends) = oneshot::channel::<()>();
+        let served = tokio::spawn(async move {
             let ends = async { drop(api_ends.await) };
             tokio::select! {
-                served = axum::serve(listener, router) => served,
+                served = axum::serve(listener, router.into_make_service_with_connect_info::<Peer>()) => served,
                 () = ends => Ok(()),
             }
         });
         let (heeding, collecting, following) = (Arc::clone(&host), Arc::clone(&host), Arc::clone(&host));
-        let following = tokio::spawn(async move { following.follow_config().await });
-        let heeding = tokio::spawn(async move { heeding.heed(notices).await });
-        let collecting = tokio::spawn(async move { collecting.collect().await });
-        let reporting = tokio::spawn(async move { hub.run().await });
-        let ended = tokio::select! {
-            () = shutdown => Ok(()),
-            served = &mut served => match served {
-                Ok(Ok(())) => Err(Error::Serve(io::Error::other("it returned"))),
-                Ok(Err(error)) => Err(Error::Serve(error)),
-                Err(error) => Err(Error::Serve(io::Error::other(error))),
-            },
-        };
+        tasks.spawn(async move { following.follow_config().await });
+        tasks.spawn(async move { heeding.heed(notices).await });
+        tasks.spawn(async move { collecting.collect().await });
+        tasks.spawn(async move { hub.run().await });
+        Ok(Running { host, plane, live: self.live, tasks, served, end_api })
+    }
+}
+
+/// An agent that runs.
+struct Running {
+    host: Arc<Host>,
+    plane: PlaneRef,
+    live: Arc<Live>,
+    /// All that goes on beside the API.
+    tasks: JoinSet<()>,
+    served: JoinHandle<io::Result<()>>,
+    end_api: oneshot::Sender<()>,
+}
+
+impl Running {
+    /// Drains the workers, then ends the applications. `serves`: the API has not ended by itself.
+    async fn stop(mut self, serves: bool) {
         tracing::info!("stopping: the workers drain first, then the applications end");
         let drain_timeout = self.live.get().drain_timeout;
-        plane.drain(drain_timeout);
+        self.plane.drain(drain_timeout);
         let until = tokio::time::Instant::now() + drain_timeout;
-        while !plane.is_drained() && tokio::time::Instant::now() < until {
+        while !self.plane.is_drained() && tokio::time::Instant::now() < until {
             tokio::time::sleep(DRAINED_LOOK_EVERY).await;
         }
-        if let Some(keeping) = keeping {
-            keeping.abort();
-        }
-        collecting.abort();
-        following.abort();
-        heeding.abort();
-        reporting.abort();
         // Before the applications: nothing may be placed while they are stopped.
-        for task in [connected, telling].into_iter().flatten() {
-            task.abort();
+        self.tasks.abort_all();
+        let _ = self.end_api.send(());
+        if serves {
+            let _ = self.served.await;
         }
-        let _ = end_api.send(());
-        if ended.is_ok() {
-            let _ = served.await;
-        }
-        host.stop().await;
-        ended
+        self.host.stop().await;
     }
 }
 

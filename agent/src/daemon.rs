@@ -1,5 +1,6 @@
 //! `steady agent`: from a configuration file to a running host.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -74,13 +75,7 @@ async fn serve(config: Config, file: &Path) -> Result<(), String> {
         (daemon::workers(config.workers), config.data_addr.clone(), config.state_dir.clone());
     let agent = Agent::open(config.clone()).await.map_err(|error| error.to_string())?;
     let control = agent.control_addr().map_err(|error| error.to_string())?;
-    let (socket, data) = match data {
-        Addr::Tcp(addr) => daemon::listen(addr).map(|(socket, addr)| (socket, Addr::Tcp(addr)))?,
-        Addr::Unix(path) => {
-            let socket = steady_ring::listen_unix(&path, 1024);
-            (socket.map_err(|error| format!("cannot listen on {}: {error}", path.display()))?, Addr::Unix(path))
-        }
-    };
+    let (socket, data) = listen(data)?;
     let plane = Arc::new(DataPlane::new(workers));
     plane.publish(Arc::new(agent.apps()));
     let secure = agent.membership().map(|membership| follow(membership.published(), Arc::clone(&plane)));
@@ -128,6 +123,17 @@ async fn serve(config: Config, file: &Path) -> Result<(), String> {
         tracing::error!(%error, "a worker ended badly");
     }
     ended.map_err(|error| error.to_string())
+}
+
+/// The data path's socket, and the address that it got.
+fn listen(addr: Addr) -> Result<(OwnedFd, Addr), String> {
+    match addr {
+        Addr::Tcp(addr) => daemon::listen(addr).map(|(socket, addr)| (socket, Addr::Tcp(addr))),
+        Addr::Unix(path) => match steady_ring::listen_unix(&path, 1024) {
+            Ok(socket) => Ok((socket, Addr::Unix(path))),
+            Err(error) => Err(format!("cannot listen on {}: {error}", path.display())),
+        },
+    }
 }
 
 /// Hands the workers what this host is a member by: what there is at once, and whenever it changes.

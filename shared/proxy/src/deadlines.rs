@@ -326,7 +326,7 @@ fn exchange_due<T>(exchange: &Exchange<T>, timeouts: &Timeouts, limits: &Limits)
             exchange.download.since + timeouts.stall.min(limits.take_stall)
         }
         (_, Phase::Answering) => exchange.activity + timeouts.stall,
-        (_, Phase::Replying) => exchange.activity + timeouts.idle,
+        (_, Phase::Replying) => exchange.download.since + timeouts.idle,
     };
     match timeouts.total {
         Some(total) if exchange.timing.started + total < due => (exchange.timing.started + total, Due::Total),

@@ -150,7 +150,9 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             return self.reply(key, reply);
         }
         if self.exchanges.len() > self.limits.exchanges_max {
-            return self.reply(key, Reply::Refuse(Refusal::Overloaded));
+            self.reply(key, Reply::Refuse(Refusal::Overloaded));
+            // Who does not take even that at once gets no place by being refused one.
+            return self.finish(key, Outcome::Cut);
         }
         self.todo.push_back(Todo::Route(key));
     }

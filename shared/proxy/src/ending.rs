@@ -30,6 +30,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         exchange.upload.keep = false;
         exchange.download.renew();
         exchange.download.source_ended = true;
+        exchange.download.begin_to_wait(now);
         let mut body = self.buffers.take();
         match reply {
             Reply::Refuse(refusal) => {
@@ -229,7 +230,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     }
 
     /// Closes it so that its peer does not take the end for the end of what was being sent.
-    fn close_by_reset(&mut self, id: ConnId) {
+    pub(crate) fn close_by_reset(&mut self, id: ConnId) {
         if self.leave(id) {
             self.driver.reset(id);
         }
@@ -420,7 +421,9 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 exchange.refusal = Some(refusal);
                 self.finish(key, Outcome::Cut);
             }
-            Phase::Waiting { .. } | Phase::Attached => self.reply(key, Reply::Refuse(refusal)),
+            Phase::Waiting { .. } => self.reply(key, Reply::Refuse(refusal)),
+            // It may have run.
+            Phase::Attached => self.reply(key, Reply::Refuse(Refusal::Cut)),
         }
     }
 

@@ -1,15 +1,16 @@
 //! What the bodies of all requests hold together.
 //!
 //! A body holds about a window at most. But a client may ask for many and take none of them, or all of them by drips, and an
-//! application may leave as many uploads unread. So there is a bound for the whole worker. Past half of it those answers are cut that
-//! their clients have left standing for a while; at the whole of it any request, those first that hold most for longest. These are
-//! not whom somebody reads, however slow his line.
+//! application may leave as many uploads unread. So there is a bound for the whole worker. Answers that their clients have left
+//! standing for a while may hold half of it; at the whole of it any request is cut. Those go first that hold most for longest, which
+//! are not whom somebody reads, however slow his line.
 
 use std::cmp::Reverse;
 use std::time::Duration;
 
 use steady_ring::{Driver, Time};
 
+use crate::conn::Stage;
 use crate::exchange::{Exchange, Key, Phase};
 use crate::policy::Policy;
 use crate::refusal::Refusal;
@@ -29,7 +30,7 @@ impl<T> Exchange<T> {
         if stands { self.download.held.len() } else { 0 }
     }
 
-    /// What it holds of bodies, unless that is an answer from here.
+    /// What it holds of bodies. An answer from here is little.
     fn holds(&self) -> usize {
         if self.phase == Phase::Replying { 0 } else { self.upload.held.len() + self.download.held.len() }
     }
@@ -61,23 +62,26 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             return;
         }
         self.relieve_again = self.now + LOOK_EVERY;
-        let enough = if is_full { max / 4 * 3 } else { max / 2 };
         // Who holds less is left alone: as many of them as there may be do not fill half of it.
         let little = max / 2 / self.limits.exchanges_max;
-        let mut burdens: Vec<(u128, Key)> = Vec::new();
+        let mut burdens: Vec<(u128, usize, Key)> = Vec::new();
         for exchange in self.exchanges.iter() {
             let octets = if is_full { exchange.holds() } else { exchange.untaken(self.now) };
             if octets > little {
-                burdens.push((octets as u128 * exchange.age(self.now).as_nanos(), exchange.key));
+                burdens.push((octets as u128 * exchange.age(self.now).as_nanos(), octets, exchange.key));
             }
         }
-        burdens.sort_unstable_by_key(|&(burden, _)| Reverse(burden));
+        let all: usize = burdens.iter().map(|&(_, octets, _)| octets).sum();
+        let enough = if is_full { max / 4 * 3 } else { max / 2 };
+        let mut excess = if is_full { held.saturating_sub(enough) } else { all.saturating_sub(enough) };
+        burdens.sort_unstable_by_key(|&(burden, ..)| Reverse(burden));
         let mut cut = 0;
-        for (_, key) in burdens {
-            if self.held.octets() <= enough {
+        for (_, octets, key) in burdens {
+            if excess == 0 {
                 break;
             }
-            self.cut(key, Refusal::Overloaded);
+            self.cut_one(key);
+            excess = excess.saturating_sub(octets);
             cut += 1;
         }
         self.run_todo();
@@ -89,6 +93,18 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 cut,
                 "nobody takes so many octets of bodies (see bodies_bytes_max): cut those that hold most for longest"
             );
+        }
+    }
+
+    fn cut_one(&mut self, key: Key) {
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        let down = exchange.down.filter(|_| exchange.phase == Phase::Answering).map(|leg| leg.conn);
+        self.cut(key, Refusal::Overloaded);
+        // What is on its way out on a connection of its own is not taken either.
+        if let Some(id) = down
+            && self.conn(id).is_some_and(|conn| conn.is_serial() && conn.stage == Stage::Finishing)
+        {
+            self.close_by_reset(id);
         }
     }
 }

@@ -207,15 +207,18 @@ impl Refusal {
                 503,
                 "cut",
                 "The request was cut",
-                "Its application is leaving this machine, or an operator ended it. It may have been processed.",
+                "This server or its application is leaving, an operator ended it, or it held too much memory. It may have been \
+                 processed.",
             ),
             Refusal::Overloaded => (503, "overloaded", "This server is overloaded", "Try again."),
             Refusal::MethodRefused => {
                 (405, "method_refused", "This method is not served", "CONNECT and TRACE are not forwarded.")
             }
         };
-        let retry_after = match status {
-            503 => Some(Duration::from_secs(1)),
+        let retry_after = match (self, status) {
+            // Whether it may be sent again is the client's to judge.
+            (Refusal::Cut, _) => None,
+            (_, 503) => Some(Duration::from_secs(1)),
             _ => None,
         };
         Explanation { status, name, title, detail, retry_after }

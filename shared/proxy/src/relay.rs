@@ -153,6 +153,9 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             pipe.trailers = Some(Box::new(std::mem::take(&mut self.scratch)));
         }
         self.pump(key, way);
+        if self.exchanges.at(key).is_some_and(|exchange| exchange.awaits_client()) {
+            self.arm_exchange(key.index);
+        }
         if way == Way::Down {
             self.part(key);
         }

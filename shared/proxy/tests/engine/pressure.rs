@@ -230,6 +230,8 @@ fn past_the_bound_of_all_bodies_those_are_cut_whose_octets_stand_longest() {
     let cut = stats.bodies_cut.value();
     assert!((30..=36).contains(&cut), "{cut} were cut");
     assert_eq!(stats.outcomes[Outcome::Cut as usize].value(), cut);
+    // Neither does what is on its way to them stay, nor their place.
+    assert_eq!(stats.connections_open.value(), clients.len() as u64 - cut);
     for &client in &clients {
         lab.client.borrow_mut().abort(client);
     }
@@ -256,12 +258,102 @@ fn uploads_that_wait_for_a_connection_are_refused_past_the_bound_of_all_bodies()
         clients.iter().filter(|&&client| lab.client.borrow().text(client).starts_with("HTTP/1.1 503 ")).count();
     assert_eq!(lab.world.proxies[0].stats().bodies_cut.value(), refused as u64);
     assert!((22..=30).contains(&refused), "{refused} were refused");
+    // The request that is with the application may have run; the others have not.
+    let text = lab.client.borrow().text(clients[refused_one(&lab, &clients)]);
+    assert!(text.contains("overloaded") && text.contains("retry-after: 1\r\n"), "{text}");
     lab.origin.borrow_mut().send(up, OK);
     lab.client_got(first, b"ok");
     for &client in &clients {
         lab.client.borrow_mut().abort(client);
     }
     lab.origin.borrow_mut().abort(up);
+    lab.end();
+}
+
+#[test]
+fn what_is_cut_for_want_of_memory_after_it_was_begun_is_not_said_to_be_safe_to_repeat() {
+    let mut lab = narrow(|addr| Place::h1(1, addr));
+    let body = vec![b'x'; 600_000];
+    let head = format!("POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: {}\r\n\r\n", body.len());
+    let clients: Vec<ConnId> = (0..40)
+        .map(|number| {
+            let client = lab.send([head.as_bytes(), &body].concat());
+            let up = lab.upstream(number);
+            lab.origin.borrow_mut().pause(up);
+            client
+        })
+        .collect();
+    lab.wait(2 * SECOND);
+    let text = lab.client.borrow().text(clients[refused_one(&lab, &clients)]);
+    assert!(text.contains("may have been processed") && !text.contains("retry-after"), "{text}");
+    for &client in &clients {
+        lab.client.borrow_mut().abort(client);
+    }
+    lab.end();
+}
+
+fn refused_one(lab: &Lab, clients: &[ConnId]) -> usize {
+    let is_refused = |&client: &ConnId| lab.client.borrow().text(client).starts_with("HTTP/1.1 503 ");
+    clients.iter().position(is_refused).expect("one was refused")
+}
+
+#[test]
+fn uploads_that_an_application_leaves_cut_no_answer_that_is_read_slowly() {
+    let mut lab = narrow(|addr| Place::h1(1, addr));
+    // It gives 4 KiB of window a second: by that measure its answer stands.
+    let slow = lab.send([&h2::PREFACE[..24], &h2::setting(4, 0), &h2::window(0, 1 << 20), &h2::get(1, true)].concat());
+    let up = lab.upstream(0);
+    lab.origin.borrow_mut().send(up, "HTTP/1.1 200 OK\r\ncontent-length: 80000\r\n\r\n");
+    lab.origin.borrow_mut().send(up, vec![b'x'; 60_000]);
+    let body = vec![b'x'; 600_000];
+    let head = format!("POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: {}\r\n\r\n", body.len());
+    let clients: Vec<ConnId> = (1..10)
+        .map(|number| {
+            let client = lab.send([head.as_bytes(), &body].concat());
+            let up = lab.upstream(number);
+            lab.origin.borrow_mut().pause(up);
+            client
+        })
+        .collect();
+    for _ in 0..20 {
+        lab.wait(SECOND);
+        lab.client.borrow_mut().send(slow, h2::window(1, 4_000));
+    }
+    let stats = lab.world.proxies[0].stats();
+    assert!(stats.bodies_bytes.value() > 1 << 19, "{} octets held", stats.bodies_bytes.value());
+    assert_eq!(stats.bodies_cut.value(), 0);
+    lab.wait(SECOND);
+    let frames = h2::frames(lab.client.borrow().got(slow));
+    let got: usize = frames.iter().filter(|frame| frame.0 == 0).map(|frame| frame.3.len()).sum();
+    assert_eq!(got, 60_000);
+    lab.client.borrow_mut().abort(slow);
+    for &client in &clients {
+        lab.client.borrow_mut().abort(client);
+    }
+    lab.end();
+}
+
+#[test]
+fn a_refusal_that_its_client_does_not_take_has_a_deadline_whatever_drips_and_takes_no_place() {
+    let mut few = config();
+    few.limits.exchanges_max = 10;
+    let timeouts = Timeouts { idle: 20 * SECOND, ..Timeouts::default() };
+    let mut lab = Lab::with(|addr| Place::h1(1, addr), &few, timeouts);
+    lab.world.proxies[0].plane.publish(Arc::new(Scene { timeouts, ..Scene::to(Vec::new()) }));
+    let client = lab.send([&h2::PREFACE[..24], &h2::setting(4, 0)].concat());
+    for stream in 0..50 {
+        lab.client.borrow_mut().send(client, h2::get(2 * stream + 1, true));
+    }
+    lab.wait(SECOND);
+    assert_eq!(lab.world.proxies[0].worker().exchanges(), 10);
+    for _ in 0..5 {
+        lab.wait(5 * SECOND);
+        for stream in 0..10 {
+            lab.client.borrow_mut().send(client, h2::window(2 * stream + 1, 1));
+        }
+    }
+    assert_eq!(lab.world.proxies[0].worker().exchanges(), 0);
+    lab.client.borrow_mut().abort(client);
     lab.end();
 }
 

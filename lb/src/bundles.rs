@@ -195,7 +195,9 @@ fn inspect(file: File) -> Result<bool, BundleError> {
         let refuse = |why: &str| BundleError::Entry { path: path.display().to_string(), why: why.into() };
         let Some(inside) = normal(&path) else { return Err(refuse("leads out of its folder")) };
         match entry.header().entry_type() {
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => files += 1,
+            EntryType::Regular | EntryType::Continuous => files += 1,
+            // A few octets of it stand for holes of any size, which nobody measures.
+            EntryType::GNUSparse => return Err(refuse("is a sparse file: pack it as a regular one")),
             EntryType::Directory => {}
             EntryType::Symlink => {
                 let target = entry.link_name().map_err(unreadable)?.ok_or_else(|| refuse("is a link to nothing"))?;
@@ -362,6 +364,43 @@ mod tests {
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
         receive(&bundles, link("a/b/l", "../../x", EntryType::Symlink)).await.unwrap();
+    }
+
+    /// A file of `size` octets, all of which are a hole.
+    fn sparse(size: u64) -> Vec<u8> {
+        let octal = |text: &mut [u8], number: u64| text.copy_from_slice(format!("{number:011o}\0").as_bytes());
+        let mut header = tar::Header::new_gnu();
+        header.set_path("hole").unwrap();
+        header.set_entry_type(EntryType::GNUSparse);
+        header.set_size(0);
+        let gnu = header.as_gnu_mut().unwrap();
+        if size < 1 << 33 {
+            octal(&mut gnu.realsize, size);
+            octal(&mut gnu.sparse[0].offset, size);
+        } else {
+            // What octal digits cannot hold is binary, with the first bit set.
+            for text in [&mut gnu.realsize, &mut gnu.sparse[0].offset] {
+                text[0] = 0x80;
+                text[4..].copy_from_slice(&size.to_be_bytes());
+            }
+        }
+        octal(&mut gnu.sparse[0].numbytes, 0);
+        header.set_cksum();
+        let mut builder = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+        builder.append(&header, io::empty()).unwrap();
+        builder.into_inner().unwrap().finish().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_sparse_file_is_refused_before_its_holes_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let bundles = Bundles::open(dir.path().into()).unwrap();
+        // The small one first: taken, it ends.
+        for size in [1 << 20, 1 << 60] {
+            let refused = receive(&bundles, sparse(size)).await.unwrap_err();
+            assert!(refused.to_string().contains("is a sparse file"), "{size}: {refused}");
+            assert_eq!(refused.status(), 422);
+        }
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Writes the seeds of every target: few, small, each one way through the code that random octets would be long in finding."""
 import pathlib
+import re
 import struct
 
 ROOT = pathlib.Path(__file__).parent / "seeds"
@@ -159,7 +160,18 @@ put("proxy_protocol", {
     "v2six": b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x24" + bytes(range(36)),
     "local": b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
 })
-put("lb_toml", {"small": """state_dir = "/s"
+# What configuration.md shows is every key there is, with a value that holds: a seed by itself, and words for the fuzzer to put together.
+shown, words = [], set()
+for block in re.findall(r"```toml\n(.*?)```", (ROOT.parents[1] / "docs/configuration.md").read_text(), re.DOTALL):
+    lines = [re.sub(r"^# (?=\[?[a-z_]+( =|\]))", "", line) for line in block.split("\n")]
+    lines = [line for line in (re.sub(r"\s+#.*|^#.*", "", line) for line in lines) if line]
+    shown.append("\n".join(lines) + "\n")
+    words.update(word for line in lines for word in [f"\n{line}\n", *line.partition(" = ")[::2]] if word)
+if len(shown) != 3:
+    raise SystemExit("docs/configuration.md: the edge's, the host's and an application's block are looked for, in this order")
+escaped = {word: word.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\x0a") for word in words}
+(ROOT.parent / "toml.dict").write_text("".join(f'"{escaped[word]}"\n' for word in sorted(words)))
+put("lb_toml", {"shown": shown[0], "small": """state_dir = "/s"
 domains = ["steady.page"]
 workers = 2
 io = "auto"
@@ -190,7 +202,7 @@ level = "info"
 [forwarded]
 trusted = ["10.0.0.0/8"]
 """})
-put("agent_toml", {"small": """name = "h1"
+put("agent_toml", {"shown": shown[1], "small": """name = "h1"
 state_dir = "/s"
 workers = 1
 io = "epoll"
@@ -206,7 +218,7 @@ bytes_max = "64 MiB"
 [log]
 level = "info"
 """})
-put("steady_toml", {"small": """name = "shop"
+put("steady_toml", {"shown": shown[2], "small": """name = "shop"
 command = ["./server", "--port", "$PORT"]
 protocol = "h2c"
 health = "/healthz"

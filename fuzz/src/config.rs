@@ -3,6 +3,8 @@
 use std::fs;
 use std::net::SocketAddr;
 
+use tempfile::TempDir;
+
 use crate::Octets;
 
 /// What is read does not depend on how much follows, and a header that tells an address tells the one that was written.
@@ -52,11 +54,20 @@ pub fn agent_toml(data: &[u8]) {
     }
 }
 
+thread_local! {
+    /// An application's folder; making one costs more than what is looked at here.
+    static FOLDER: TempDir = {
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a directory");
+        fs::write(dir.path().join("index.ts"), "").expect("written");
+        dir
+    };
+}
+
 pub fn steady_toml(data: &[u8]) {
-    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a directory");
-    fs::write(dir.path().join("index.ts"), "").expect("written");
-    fs::write(dir.path().join("steady.toml"), data).expect("written");
-    if let Err(error) = steady_agent::app_spec::Spec::load(dir.path()) {
-        assert!(!error.faults.is_empty(), "refused without a reason");
-    }
+    FOLDER.with(|dir| {
+        fs::write(dir.path().join("steady.toml"), data).expect("written");
+        if let Err(error) = steady_agent::app_spec::Spec::load(dir.path()) {
+            assert!(!error.faults.is_empty(), "refused without a reason");
+        }
+    });
 }

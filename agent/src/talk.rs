@@ -2,14 +2,15 @@
 //! (`docs/decisions/channel.md`).
 //!
 //! ```text
-//!   edge ──order──▶ OrderInbox ─(on disk, with the cursor)─▶ Driver ─▶ Host ─▶ outcome ─┐
+//!   edge ──order──▶ OrderFile ──(on disk, with the cursor)─▶ Driver ─▶ Host ─▶ outcome ─┐
 //!   edge ◀──event── log of the link ◀──────────────────────────── Talk::tell ◀── actors ─┘
 //! ```
 //!
 //! For each edge that this host ever registered at there is a link with its log, in `state_dir/stream/EDGE`; one at a time has a
 //! connection, and its edge is the one that is told. A link that has ended, because its disk was full or failed, is opened anew
-//! with the edge's next connection. What becomes of orders is told in [`orders`].
+//! with the edge's next connection. What becomes of orders is told in [`kept`] and [`orders`].
 
+mod kept;
 mod orders;
 
 use std::collections::{HashMap, VecDeque};
@@ -27,7 +28,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::host::Host;
-use orders::{Driver, OrderInbox, Taken};
+use kept::{OrderFile, OrderInbox};
+use orders::Driver;
 
 /// Between two attempts to have an event kept, when the log is full or its disk fails.
 const KEEP_AGAIN: Duration = Duration::from_secs(1);
@@ -47,8 +49,7 @@ pub struct Talk {
 struct Edge {
     /// In use, or the last that was.
     link: watch::Sender<Link>,
-    /// Where its orders go.
-    taken: Taken,
+    orders: Arc<OrderFile>,
 }
 
 impl std::fmt::Debug for Talk {
@@ -136,51 +137,37 @@ impl Talk {
         if let Some(link) = edges.get(edge).map(|edge| edge.link.borrow().clone()).filter(|link| !link.is_over()) {
             return Ok(link);
         }
-        let (taken, begun) = match edges.get(edge) {
-            Some(known) => (known.taken.clone(), None),
-            None => {
-                let (taken, orders) = mpsc::unbounded_channel();
-                (taken, Some(orders))
-            }
-        };
-        let (link, left) = self.open(edge, taken.clone()).await?;
-        match begun {
-            Some(orders) => {
-                let used = watch::Sender::new(link.clone());
-                tokio::spawn(Driver::new(Arc::clone(&self.host), used.subscribe()).run(orders));
-                edges.insert(edge.to_owned(), Edge { link: used, taken: taken.clone() });
-            }
-            None => drop(edges.get(edge).map(|edge| edge.link.send_replace(link.clone()))),
+        if let Some(known) = edges.get(edge) {
+            let link = self.open(edge, &known.orders).await?;
+            known.link.send_replace(link.clone());
+            return Ok(link);
         }
-        // The driver lives as long as the edge is known.
-        let _ = taken.send(left);
+        let dir = self.dir.join(edge);
+        let made = std::fs::create_dir_all(&dir);
+        made.map_err(|source| OpenError::Io { directory: dir.clone(), source })?;
+        let (taken, begun) = mpsc::unbounded_channel();
+        let orders = OrderFile::open(&dir.join("orders"), taken, Arc::clone(&self.orders));
+        let orders = orders.map_err(|source| OpenError::Inbox { mode: Mode(MODE), source })?;
+        let link = self.open(edge, &orders).await?;
+        let used = watch::Sender::new(link.clone());
+        orders.take_up(&self.host);
+        tokio::spawn(Driver::new(Arc::clone(&self.host), used.subscribe(), Arc::clone(&orders)).run(begun));
+        edges.insert(edge.to_owned(), Edge { link: used, orders });
         Ok(link)
     }
 
-    /// Opens the link with an edge. Also: what it was ordered before, and may not have done.
-    async fn open(
-        &self,
-        edge: &str,
-        taken: Taken,
-    ) -> Result<(Link, Vec<steady_cluster::channel::talk::Order>), OpenError> {
-        let dir = self.dir.join(edge);
-        let no_inbox = |source| OpenError::Inbox { mode: Mode(MODE), source };
-        let made = std::fs::create_dir_all(&dir);
-        made.map_err(|source| OpenError::Io { directory: dir.clone(), source })?;
-        let inbox = OrderInbox::open(&dir.join("orders"), Arc::clone(&self.host), taken, Arc::clone(&self.orders));
-        let inbox = inbox.map_err(no_inbox)?;
-        let left = inbox.left();
+    async fn open(&self, edge: &str, orders: &Arc<OrderFile>) -> Result<Link, OpenError> {
         let names = Names { local: self.host.shared.host_name.clone(), peer: edge.to_owned() };
-        let mut lane = Lane::new(Mode(MODE), inbox);
+        let mut lane = Lane::new(Mode(MODE), OrderInbox(Arc::clone(orders)));
         lane.config.faults = self.faults;
-        let (link, mut reported) = Link::open(names, &dir, vec![lane]).await?;
+        let (link, mut reported) = Link::open(names, self.dir.join(edge), vec![lane]).await?;
         let edge = edge.to_owned();
         tokio::spawn(async move {
             while let Some(event) = reported.next().await {
                 tracing::info!(edge, ?event, "the stream with the edge");
             }
         });
-        Ok((link, left))
+        Ok(link)
     }
 }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use rig::*;
 use serde_json::Value;
-use steady_agent::config::Live;
+use steady_agent::config::{AppsConfig, Live};
 use steady_agent::gate::{Apps, Generation, Role};
 use steady_agent::host::Host;
 use steady_agent::limits::Limits;
@@ -131,6 +131,11 @@ impl Life {
             }
         };
         tokio::time::timeout(PATIENCE, heard).await.unwrap()
+    }
+
+    fn set_apps_max(&self, apps_max: usize) {
+        let config = &self.host.shared.config;
+        config.set(AppsConfig { apps_max, ..(*config.get()).clone() });
     }
 
     /// Processes that were started.
@@ -289,5 +294,48 @@ fn an_application_that_was_forgotten_costs_its_generation_alone_and_no_command_f
         collecting.await.unwrap();
         assert_eq!(life.done("shop", 299, place(2, &digest)).await.status, 409);
         assert_eq!(life.done("shop", 300, place(2, &digest)).await.status, 200);
+    });
+}
+
+#[test]
+fn an_order_that_was_refused_is_not_done_by_the_next_agent_when_the_reason_has_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    life(dir.path(), async |life| {
+        life.set_apps_max(1);
+        let digest = life.bundle(&app(&server("one"))).await;
+        life.connect();
+        assert_eq!(life.done("other", 1, place(1, &digest)).await.status, 200);
+        let refused = life.done("shop", 1, place(1, &digest)).await;
+        assert_eq!((refused.status, refused.generation), (409, None), "{}", refused.detail);
+        // Not by an order: nothing else is written beside it.
+        life.host.drain("other", Generation(2), PATIENCE, true).await.unwrap();
+    });
+    life(dir.path(), async |life| {
+        life.connect();
+        // Behind what is left of before.
+        assert_eq!(life.done("other", 3, What::Forget).await.status, 200);
+        life.host.drain("shop", Generation(0), PATIENCE, false).await.unwrap();
+        assert_eq!((life.host.record("shop").generation, life.starts()), (Generation(0), 0));
+    });
+}
+
+#[test]
+fn an_order_stays_on_disk_until_it_has_ended_whatever_comes_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    life(dir.path(), async |life| {
+        let digest = life.bundle(&app(&server("one"))).await;
+        life.connect();
+        assert_eq!(life.done("shop", 1, place(1, &digest)).await.status, 200);
+        assert_eq!(life.done("shop", 1, What::Forget).await.status, 200);
+        life.host.stop().await;
+        // Nothing of the placement is recorded when it is taken back, and something else comes.
+        assert_eq!(life.done("shop", 2, place(2, &digest)).await.status, 503);
+        assert_eq!(life.done("shop", 2, What::Forget).await.status, 503);
+        assert_eq!(life.done("shop", 0, What::Forget).await.status, 503);
+    });
+    life(dir.path(), async |life| {
+        life.connect();
+        assert_eq!(life.outcome(4).await.status, 200);
+        assert_eq!((life.host.record("shop").generation, life.starts()), (Generation(2), 0));
     });
 }

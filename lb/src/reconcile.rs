@@ -234,7 +234,7 @@ async fn mend(
         }
         (Repair::Own, Some(record)) => match own(edge, handle, &record).await {
             // Of what has left it a host shows nothing until it is asked to take it again.
-            Err(NotYet::Agent(AgentError::Stale { known: Some(known), .. })) => {
+            Err(NotYet::Agent(AgentError::Stale { known, .. })) => {
                 own_above(edge, handle, record, numbers, known).await
             }
             result => result,

@@ -83,9 +83,9 @@ pub enum AgentError {
     /// The connection broke or the deadline passed: the agent may or may not have acted.
     #[error("its agent did not answer {at}: {why}")]
     NoAnswer { at: String, why: String },
-    /// The agent knows a greater generation, or has let go of this one. `known`: its own, where that is the reason.
+    /// The agent knows a greater generation, or has let go of this one. `known`: its own.
     #[error("its agent refused: {detail}")]
-    Stale { known: Option<u64>, detail: String },
+    Stale { known: u64, detail: String },
     /// The agent understood and said no.
     #[error("{detail}")]
     Rejected { status: u16, detail: String },
@@ -318,8 +318,7 @@ impl AgentClient {
         };
         match outcome.status {
             200..300 => Ok(outcome),
-            409 => Err(AgentError::Stale { known: outcome.generation, detail }),
-            status => Err(AgentError::Rejected { status, detail }),
+            status => Err(refused(status, outcome.generation, detail)),
         }
     }
 
@@ -475,12 +474,17 @@ impl AgentClient {
             _ => String::new(),
         };
         let detail = problem_detail(&text).unwrap_or_else(|| format!("its agent answered {status}"));
-        if status == StatusCode::CONFLICT {
-            let said: Value = serde_json::from_str(&text).unwrap_or_default();
-            AgentError::Stale { known: said["generation"].as_u64(), detail }
-        } else {
-            AgentError::Rejected { status: status.as_u16(), detail }
-        }
+        let said: Value = serde_json::from_str(&text).unwrap_or_default();
+        refused(status.as_u16(), said["generation"].as_u64(), detail)
+    }
+}
+
+/// A host's no. It knows a generation only where that is the reason; without one it is about something else (it is full), and may
+/// change by itself: then what was asked is to be undone as anything that may have been heard.
+fn refused(status: u16, known: Option<u64>, detail: String) -> AgentError {
+    match (status, known) {
+        (409, Some(known)) => AgentError::Stale { known, detail },
+        _ => AgentError::Rejected { status, detail },
     }
 }
 

@@ -246,7 +246,7 @@ impl Flow<DeployState> {
                     result => result,
                 }
             }
-            Err(AgentError::Stale { known: Some(known), .. }) if !self.state.raised => self.raise(edge, known).await,
+            Err(AgentError::Stale { known, .. }) if !self.state.raised => self.raise(edge, known).await,
             Err(error) => {
                 self.state.refused = matches!(error, AgentError::Stale { .. });
                 self.turn_back(edge, "start", &error.to_string(), unsure.into_inner()).await

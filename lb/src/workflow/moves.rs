@@ -170,7 +170,7 @@ impl Flow<MoveState> {
                     result => result,
                 }
             }
-            Err(AgentError::Stale { known: Some(known), .. }) if !self.state.raised => self.raise(edge, known).await,
+            Err(AgentError::Stale { known, .. }) if !self.state.raised => self.raise(edge, known).await,
             Err(error) => {
                 self.state.refused = matches!(error, AgentError::Stale { .. });
                 self.turn_back(edge, "prepare", &error.to_string()).await

@@ -107,6 +107,20 @@ impl FileInbox {
         &self.state
     }
 
+    /// Changes the state between two batches; the cursor stays. Durable once this returns; on an error nothing has changed.
+    /// Before the first batch there is no file, and nothing to change.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn amend(&mut self, change: impl FnOnce(&mut Vec<u8>)) -> std::io::Result<()> {
+        let Some(saved) = &self.saved else { return Ok(()) };
+        let mut state = self.state.clone();
+        change(&mut state);
+        self.write(saved, &state)?;
+        self.state = state;
+        Ok(())
+    }
+
     fn write(&self, saved: &[u8], state: &[u8]) -> std::io::Result<()> {
         let mut octets = vec![0; 8];
         octets[4..].copy_from_slice(&u32::try_from(saved.len()).expect("a cursor is small").to_le_bytes());

@@ -18,6 +18,7 @@ use steady_sys::process::sync_file_system;
 
 use crate::config::BundleLimits;
 use crate::records::Digest;
+use crate::tree;
 
 pub mod unpack;
 
@@ -81,15 +82,19 @@ impl Drop for Held {
 }
 
 impl Bundles {
-    /// Opens the store in `state_dir`, and removes what an earlier agent left half done.
+    /// Opens the store in `state_dir`, and removes what an earlier agent left half done or could not remove.
     pub fn open(state_dir: &Path, limits: BundleLimits) -> io::Result<Self> {
         let dir = state_dir.join("bundles");
         let incoming = state_dir.join("incoming");
-        if incoming.exists() {
-            fs::remove_dir_all(&incoming)?;
-        }
         fs::create_dir_all(&dir)?;
         fs::create_dir_all(&incoming)?;
+        for entry in fs::read_dir(&incoming)? {
+            let path = entry?.path();
+            // It takes room and nothing else: no reason to start nothing.
+            if let Err(error) = tree::remove(&path) {
+                tracing::warn!(%error, path = %path.display(), "what an earlier agent left cannot be removed; remove it");
+            }
+        }
         Ok(Self { inner: Arc::new(Inner { dir, incoming, limits, holders: Mutex::default() }) })
     }
 
@@ -171,35 +176,51 @@ impl Bundles {
         file.ok_or_else(|| BundleError::Store(io::Error::other("the temporary file is gone")))
     }
 
-    /// Removes every bundle that nobody holds and that is older than `grace`. Blocking. Returns how many went.
+    /// Removes a tree of an application; where that fails it is at least not in its place any more, and goes at the next start.
+    /// `name`: of no other tree at this moment. Blocking.
+    pub fn discard(&self, tree: &Path, name: &str) -> io::Result<()> {
+        tree::remove_or_set_aside(tree, &self.inner.incoming, name)
+    }
+
+    /// Removes every bundle that nobody holds and that is older than `grace`. One that cannot be removed is told of, and keeps
+    /// none of the others. Blocking. Returns how many went.
     pub fn collect(&self, grace: Duration, now: SystemTime) -> io::Result<usize> {
-        let is_young = |entry: &fs::DirEntry| -> io::Result<bool> {
-            let modified = entry.metadata()?.modified()?;
-            Ok(now.duration_since(modified).map_or(true, |age| age < grace))
-        };
         let mut collected = 0;
         for entry in fs::read_dir(&self.inner.dir)? {
             let entry = entry?;
             let Some(digest) = entry.file_name().to_str().and_then(Digest::parse) else { continue };
-            if is_young(&entry)? {
-                continue;
+            let removed = match self.inner.take_out(&entry, &digest, grace, now) {
+                Ok(None) => continue,
+                Ok(Some(aside)) => tree::remove(&aside),
+                Err(error) => Err(error),
+            };
+            match removed {
+                Ok(()) => collected += 1,
+                Err(error) => tracing::warn!(%error, digest = digest.as_str(), "an unused bundle cannot be removed"),
             }
-            let aside = tempfile::tempdir_in(&self.inner.incoming)?;
-            {
-                let holders = self.inner.holders.lock().unwrap_or_else(PoisonError::into_inner);
-                if holders.contains_key(&digest) || is_young(&entry)? {
-                    continue;
-                }
-                fs::rename(entry.path(), aside.path().join("bundle"))?;
-            }
-            aside.close()?;
-            collected += 1;
         }
         Ok(collected)
     }
 }
 
 impl Inner {
+    /// Takes a bundle out of its place, if it is old and nobody holds it; to where. Needs no room on the disk: it may be full.
+    fn take_out(
+        &self,
+        entry: &fs::DirEntry,
+        digest: &Digest,
+        grace: Duration,
+        now: SystemTime,
+    ) -> io::Result<Option<PathBuf>> {
+        let holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+        let modified = entry.metadata()?.modified()?;
+        let is_young = now.duration_since(modified).map_or(true, |age| age < grace);
+        if is_young || holders.contains_key(digest) {
+            return Ok(None);
+        }
+        tree::set_aside(&entry.path(), &self.incoming, digest.as_str()).map(Some)
+    }
+
     fn place(&self, digest: &Digest, archive: &Path) -> Result<(), BundleError> {
         let aside = tempfile::tempdir_in(&self.incoming)?;
         let folder = aside.path().join("bundle");

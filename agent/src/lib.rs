@@ -23,6 +23,7 @@ pub mod reports;
 pub mod supervise;
 pub mod talk;
 pub mod toml_read;
+mod tree;
 pub mod usage;
 
 pub use agent::{Agent, Error, run};

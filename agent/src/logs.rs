@@ -18,6 +18,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::limits::Limits;
+use crate::tree;
 
 /// The file that is written now; older ones are `app.log.1`, `app.log.2`, ...
 const FILE: &str = "app.log";
@@ -248,11 +249,7 @@ impl Writer {
             ToFile::Remove { reply } => {
                 // Else what comes would go on in a file that has no name any more.
                 self.open = None;
-                let removed = match fs::remove_dir_all(&self.files.dir) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                    _ => Ok(()),
-                };
-                let _ = reply.send(removed);
+                let _ = reply.send(tree::remove(&self.files.dir));
             }
         }
     }

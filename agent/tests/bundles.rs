@@ -146,6 +146,38 @@ async fn an_unused_bundle_is_collected_and_a_used_one_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_application_made_unremovable_is_collected_and_stops_no_agent_from_starting() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+    use std::time::{Duration, SystemTime};
+    use steady_agent::bundle::Bundles;
+    use steady_agent::records::Digest;
+    let dir = tempfile::tempdir().unwrap();
+    let lock_up = |folder: &Path| {
+        std::fs::create_dir_all(folder.join("cache")).unwrap();
+        std::fs::write(folder.join("cache/file"), "x").unwrap();
+        for folder in [folder.join("cache"), folder.to_owned()] {
+            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o555)).unwrap();
+        }
+    };
+    let left = |name: &str| std::fs::read_dir(dir.path().join(name)).unwrap().count();
+    // Of an agent that ended meanwhile.
+    lock_up(&dir.path().join("incoming/left"));
+    let bundles = Bundles::open(dir.path(), Default::default()).unwrap();
+    assert_eq!(left("incoming"), 0);
+    for name in ["a", "b"] {
+        let archive = pack(&[(name, name)]);
+        let name = Digest::parse(&digest(&archive)).unwrap();
+        let body = futures_util::stream::iter([Ok::<_, std::io::Error>(bytes::Bytes::from(archive))]);
+        bundles.put(&name, body).await.unwrap();
+        lock_up(&dir.path().join("bundles").join(name.as_str()));
+    }
+    let hour = Duration::from_secs(3600);
+    assert_eq!(bundles.collect(hour, SystemTime::now() + 2 * hour).unwrap(), 2);
+    assert_eq!((left("bundles"), left("incoming")), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_is_followed_live_across_a_crash_and_its_rotation() {
     let dir = tempfile::tempdir().unwrap();
     let rig = Rig::start(dir.path()).await;

@@ -339,3 +339,26 @@ fn an_order_stays_on_disk_until_it_has_ended_whatever_comes_behind_it() {
         assert_eq!((life.host.record("shop").generation, life.starts()), (Generation(2), 0));
     });
 }
+
+#[test]
+fn folders_that_an_application_made_unremovable_go_with_it_when_it_is_forgotten() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let own = dir.path().join("h1/apps/shop");
+    life(dir.path(), async |life| {
+        let digest = life.bundle(&app(&server("one"))).await;
+        life.connect();
+        assert_eq!(life.done("shop", 1, place(1, &digest)).await.status, 200);
+        for folder in [own.join("home"), own.join("tmp")] {
+            std::fs::create_dir_all(folder.join("cache")).unwrap();
+            std::fs::write(folder.join("cache/file"), "x").unwrap();
+            for folder in [folder.join("cache"), folder] {
+                std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o555)).unwrap();
+            }
+        }
+        assert_eq!(life.done("shop", 1, What::Forget).await.status, 200);
+        assert!(life.host.record("shop").is_tombstone());
+    });
+    assert!(!own.join("home").exists() && !own.join("tmp").exists());
+    assert_eq!(std::fs::read_dir(dir.path().join("h1/incoming")).unwrap().count(), 0);
+}

@@ -1,5 +1,6 @@
 //! How the application leaves this host: its requests finish, its processes end, its generation stays.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use steady_cluster::channel::talk::{AppEvent, Kind};
@@ -53,7 +54,7 @@ impl Actor {
             }
             if record != self.record {
                 if forget {
-                    self.forget_files().await;
+                    self.forget_files().await?;
                 }
                 self.save(record).await?;
                 self.publish();
@@ -95,14 +96,15 @@ impl Actor {
         let Some(draining) = self.draining.take() else { return };
         let mut record = self.record.clone();
         record.role = Role::Absent;
-        if draining.forget {
-            record.placement = None;
-        }
         self.state = Main::Cold;
+        let mut forgotten = Ok(());
         if draining.forget {
-            self.forget_files().await;
+            forgotten = self.forget_files().await;
+            if forgotten.is_ok() {
+                record.placement = None;
+            }
         }
-        let saved = self.save(record).await;
+        let saved = self.save(record).await.and(forgotten);
         self.publish();
         self.tell_more(AppEvent { kind: Kind::Drained, cut: draining.cut, ..self.event() });
         self.shared.counters.requests_cut.add(draining.cut);
@@ -117,25 +119,26 @@ impl Actor {
     }
 
     /// Before its record says so: a crash between the two leaves it to be forgotten again, and nothing for the next of its name.
-    async fn forget_files(&mut self) {
+    /// On an error something is left in its place, and its record must not say that it is forgotten.
+    async fn forget_files(&mut self) -> Result<(), Refusal> {
         self.target = None;
         self.held = None;
         self.last_exit = None;
         self.restarts = 0;
-        let own = self.shared.dirs.apps.join(&*self.name);
-        let removed = blocking(move || {
-            for folder in ["home", "tmp"] {
-                match std::fs::remove_dir_all(own.join(folder)) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
-            }
-            Ok(())
+        let (bundles, own) = (self.shared.bundles.clone(), self.shared.dirs.apps.join(&*self.name));
+        let name = Arc::clone(&self.name);
+        let discarded = blocking(move || {
+            // Each, whatever comes of the other.
+            ["home", "tmp"].map(|folder| bundles.discard(&own.join(folder), &format!("{name}.{folder}")))
         });
-        let removed = removed.await.and_then(|removed| removed.map_err(|error| Refusal::Broken(error.to_string())));
-        let logs = self.log.remove().await.map_err(|error| Refusal::Broken(error.to_string()));
-        if let Err(error) = removed.and(logs) {
-            tracing::warn!(app = %self.name, %error, "files of a deleted application could not be removed");
-        }
+        let discarded = discarded.await;
+        let logs = self.log.remove().await;
+        let removed = discarded?.into_iter().chain([logs]).collect::<std::io::Result<()>>();
+        removed.map_err(|error| {
+            tracing::error!(app = %self.name, %error, "files of a deleted application cannot be removed");
+            Refusal::Broken(format!(
+                "its files cannot be removed: {error}; see to it, then delete the application again"
+            ))
+        })
     }
 }

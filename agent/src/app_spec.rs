@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::{Component, Path};
 
 use crate::gate::Protocol;
+use crate::supervise::told;
 use crate::toml_read::{self, Fault, Reader};
 
 /// Files that Bun runs when neither `steady.toml` nor package.json says another, in the order they are looked for.
@@ -59,7 +60,8 @@ pub struct SpecError {
 
 impl fmt::Display for SpecError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.faults.join("; "))
+        // They repeat what the files say.
+        f.write_str(&told(self.faults.join("; ")))
     }
 }
 
@@ -208,6 +210,13 @@ mod tests {
             let error = load(&[("package.json", &format!(r#"{{"main": "{entry}"}}"#))]).unwrap_err();
             assert!(error.to_string().contains("not a file of this folder"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_a_file_says_at_length_is_not_repeated_at_length() {
+        let entry = format!("../{}", "x".repeat(600_000));
+        let error = load(&[("package.json", &format!(r#"{{"main": "{entry}"}}"#))]).unwrap_err().to_string();
+        assert!(error.len() <= crate::limits::TOLD_OCTETS_MAX && error.starts_with("package.json"));
     }
 
     #[test]

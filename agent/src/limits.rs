@@ -24,6 +24,10 @@ pub const APPS_MAX: u64 = 60_000;
 /// Events that wait to be written to the log of the edge's link: a burst of crashes, or the time before the first registration.
 pub const EVENTS_MAX: usize = 4096;
 
+/// Octets of one text that others are told (a reason, what a process wrote last): what a bundle holds finds its way into it, and
+/// a message of the stream has an end.
+pub const TOLD_OCTETS_MAX: usize = 16 << 10;
+
 /// Times and bounds of supervision.
 #[derive(Clone, Debug)]
 pub struct Limits {

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use steady_cluster::channel::talk::{Event, MODE, app_id};
 use steady_stream::io::{Call, Ended, Lane, Link, Names, OpenError, Sender, Standing};
-use steady_stream::{App, Faults, Mode};
+use steady_stream::{App, Faults, Mode, SendError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Mutex, mpsc, watch};
 
@@ -92,40 +92,53 @@ impl Talk {
         // Before this host is registered anywhere there is nobody to tell; then it tells everything it is.
         let Ok(Some(mut link)) = current.wait_for(Option::is_some).await.map(|link| link.clone()) else { return };
         let mut open: VecDeque<(Event, Call)> = VecDeque::new();
+        // Of them the first is being kept; more than one when another edge is to have what the one before cannot have heard.
+        let mut waiting: VecDeque<Event> = VecDeque::new();
         loop {
-            tokio::select! {
-                changed = current.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
+            match current.has_changed() {
+                Err(_) => return,
+                Ok(true) => {
                     let Some(next) = current.borrow_and_update().clone() else { continue };
                     let before = std::mem::replace(&mut link, next);
                     // The same edge over a link that was opened anew: what was kept is in its log.
                     if before.names() != link.names() {
-                        for (event, call) in std::mem::take(&mut open) {
-                            if call.withdraw().await.is_ok() {
-                                tracing::info!(edge = link.names().peer, ?event, "the edge before never heard this");
-                                open.extend(keep(&link.sender(Mode(MODE)), &event).await.map(|call| (event, call)));
-                            }
+                        let unheard = withdrawn(std::mem::take(&mut open)).await;
+                        for event in unheard.into_iter().rev() {
+                            tracing::info!(edge = link.names().peer, ?event, "the edge before never heard this");
+                            waiting.push_front(event);
                         }
                     }
                 }
-                event = events.recv() => {
-                    let Some(event) = event else { return };
-                    while open.front_mut().is_some_and(|(_, call)| call.now_or_never().is_some()) {
-                        open.pop_front();
-                    }
-                    let call = loop {
-                        if let Some(call) = keep(&link.sender(Mode(MODE)), &event).await {
-                            break call;
-                        }
-                        let in_use = |next: &Option<Link>| next.as_ref().is_some_and(|next| !next.is_over());
-                        let Ok(Some(next)) = current.wait_for(in_use).await.map(|next| next.clone()) else { return };
-                        link = next;
-                    };
+                Ok(false) => {}
+            }
+            // Looks at what is in use and leaves it to be seen above.
+            let mut next = current.clone();
+            let Some(event) = waiting.front() else {
+                tokio::select! {
+                    _ = next.changed() => {}
+                    event = events.recv() => match event {
+                        Some(event) => waiting.push_back(event),
+                        None => return,
+                    },
+                }
+                continue;
+            };
+            while open.front_mut().is_some_and(|(_, call)| call.now_or_never().is_some()) {
+                open.pop_front();
+            }
+            let kept = keep(&link.sender(Mode(MODE)), event, async { drop(next.changed().await) }).await;
+            match kept {
+                Keeping::Kept(call) => {
+                    let event = waiting.pop_front();
                     // A capacity is told with every registration.
-                    if matches!(event, Event::App(_)) {
-                        open.push_back((event, call));
+                    open.extend(event.filter(|event| matches!(event, Event::App(_))).map(|event| (event, call)));
+                }
+                Keeping::Never => drop(waiting.pop_front()),
+                Keeping::GivenUp => {}
+                Keeping::Ended => {
+                    let in_use = |next: &Option<Link>| next.as_ref().is_some_and(|next| !next.is_over());
+                    if current.clone().wait_for(in_use).await.is_err() {
+                        return;
                     }
                 }
             }
@@ -171,34 +184,90 @@ impl Talk {
     }
 }
 
-/// Gives an event to the log; tried until it is there. An edge that is never coming back ends that by its patience. `None`: the
-/// link has ended.
-async fn keep(sender: &Sender, event: &Event) -> Option<Call> {
+/// Those that the edge cannot have heard, taken back.
+async fn withdrawn(open: VecDeque<(Event, Call)>) -> Vec<Event> {
+    let mut unheard = Vec::new();
+    for (event, call) in open {
+        if call.withdraw().await.is_ok() {
+            unheard.push(event);
+        }
+    }
+    unheard
+}
+
+/// What came of keeping an event.
+enum Keeping {
+    Kept(Call),
+    /// No log takes it, ever.
+    Never,
+    GivenUp,
+    /// The link has ended.
+    Ended,
+}
+
+/// Gives an event to the log; tried until it is there, or until `give_up`. An edge that is never
+/// coming back ends that by its patience.
+async fn keep(sender: &Sender, event: &Event, give_up: impl Future<Output = ()>) -> Keeping {
     let app = match event {
         Event::App(event) => app_id(&event.app),
         Event::Outcome(_) | Event::Capacity(_) => 0,
     };
     let body = Bytes::from(serde_json::to_vec(event).expect("fields of plain types become JSON"));
+    let mut give_up = std::pin::pin!(give_up);
     loop {
         match sender.send(App(app), body.clone()).await {
             Ok(call) => {
                 tracing::debug!(position = call.position(), ?event, "an event is kept");
-                return Some(call);
+                return Keeping::Kept(call);
             }
-            Err(steady_stream::SendError::Ended) => return None,
+            Err(SendError::Ended) => return Keeping::Ended,
+            Err(error @ SendError::TooLong { .. }) => {
+                tracing::error!(%error, "an event is left out");
+                return Keeping::Never;
+            }
             Err(error) => tracing::warn!(%error, "an event cannot be kept yet"),
         }
-        tokio::time::sleep(KEEP_AGAIN).await;
+        tokio::select! {
+            () = tokio::time::sleep(KEEP_AGAIN) => {}
+            () = &mut give_up => return Keeping::GivenUp,
+        }
     }
 }
 
-/// As [`keep`], over whichever link with this edge is in use by then.
+/// As [`keep`], for this edge alone, over whichever link with it is in use by then.
 async fn answer(mut link: watch::Receiver<Link>, event: &Event) {
     loop {
         let sender = link.borrow_and_update().sender(Mode(MODE));
+        let kept = keep(&sender, event, std::future::pending()).await;
         // The agent ends with the sender of links.
-        if keep(&sender, event).await.is_some() || link.changed().await.is_err() {
+        if !matches!(kept, Keeping::Ended) || link.changed().await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use steady_cluster::channel::talk::Outcome;
+    use steady_stream::MemoryInbox;
+
+    use super::*;
+
+    fn outcome(octets: usize) -> Event {
+        Event::Outcome(Outcome { id: 1, status: 422, detail: "x".repeat(octets), ..Outcome::default() })
+    }
+
+    #[tokio::test]
+    async fn an_event_that_finds_no_room_in_the_log_can_be_given_up_and_one_that_is_too_long_waits_for_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut lane = Lane::new(Mode(MODE), MemoryInbox::new(|_, _| Bytes::new()));
+        lane.config.messages_max = 1;
+        let names = Names { local: "h1".into(), peer: "edge".into() };
+        let (link, _) = Link::open(names, dir.path(), vec![lane]).await.unwrap();
+        let sender = link.sender(Mode(MODE));
+        let forever = std::future::pending::<()>;
+        assert!(matches!(keep(&sender, &outcome(2 << 20), forever()).await, Keeping::Never));
+        assert!(matches!(keep(&sender, &outcome(1), forever()).await, Keeping::Kept(_)));
+        assert!(matches!(keep(&sender, &outcome(1), async {}).await, Keeping::GivenUp));
     }
 }

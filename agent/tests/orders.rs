@@ -14,8 +14,9 @@ use serde_json::Value;
 use steady_agent::config::{AppsConfig, Live};
 use steady_agent::gate::{Apps, Generation, Role};
 use steady_agent::host::Host;
-use steady_agent::limits::Limits;
+use steady_agent::limits::{Limits, TOLD_OCTETS_MAX};
 use steady_agent::records::{Digest, Records};
+use steady_agent::supervise::actor::Place;
 use steady_agent::supervise::spawner::Spawner;
 use steady_agent::supervise::{Board, Changes, Counters, Dirs, PlaneRef, Shared, leftovers, ports};
 use steady_agent::talk::Talk;
@@ -361,4 +362,48 @@ fn folders_that_an_application_made_unremovable_go_with_it_when_it_is_forgotten(
     });
     assert!(!own.join("home").exists() && !own.join("tmp").exists());
     assert_eq!(std::fs::read_dir(dir.path().join("h1/incoming")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_refusal_that_repeats_what_a_bundle_says_at_length_is_heard_and_what_follows_it_too() {
+    let dir = tempfile::tempdir().unwrap();
+    life(dir.path(), async |life| {
+        // Written twice with what it needs to be text, it is longer than a message may be.
+        let package = format!(r#"{{"main": "../{}"}}"#, r"\u0001".repeat(100_000));
+        let digest = life.bundle(&[("package.json", &package)]).await;
+        life.connect();
+        let refused = life.done("shop", 1, place(1, &digest)).await;
+        assert_eq!(refused.status, 422);
+        assert!(refused.detail.starts_with("package.json: ") && refused.detail.len() <= TOLD_OCTETS_MAX);
+        assert_eq!(life.done("shop", 1, What::Forget).await.status, 200);
+    });
+}
+
+#[test]
+fn what_one_edge_cannot_have_heard_the_next_one_hears_in_its_order() {
+    let dir = tempfile::tempdir().unwrap();
+    life(dir.path(), async |life| {
+        let digest = Digest::parse(&life.bundle(&app(&server("one"))).await).unwrap();
+        // Of the first edge comes nothing, so that nothing can be sent to it.
+        let (_silent, theirs) = tokio::io::duplex(1 << 20);
+        let talk = Arc::clone(&life.talk);
+        tokio::spawn(async move { talk.attach("silent", theirs).await.unwrap() });
+        let begun = async {
+            while life.talk.standing().is_none() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, begun).await.unwrap();
+        let (ready, heard) = tokio::sync::oneshot::channel();
+        let place = Place { generation: Generation(1), role: Role::Owner, version: 1, digest, exclusive: None };
+        life.host.place("shop", place, Some(ready)).await.unwrap();
+        heard.await.unwrap().unwrap();
+        life.connect();
+        for wanted in [Kind::Started, Kind::Ready] {
+            let Event::App(event) = tokio::time::timeout(PATIENCE, life.told.recv()).await.unwrap().unwrap() else {
+                panic!("nothing else has happened")
+            };
+            assert_eq!(event.kind, wanted);
+        }
+    });
 }

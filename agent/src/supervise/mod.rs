@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::bundle::Bundles;
 use crate::config::Live;
 use crate::gate::{App, Apps, Plane};
-use crate::limits::Limits;
+use crate::limits::{Limits, TOLD_OCTETS_MAX};
 use crate::records::Records;
 
 pub mod actor;
@@ -195,4 +195,29 @@ pub struct Counters {
 pub fn text_of(at: OffsetDateTime) -> String {
     let whole = at.replace_nanosecond(at.millisecond() as u32 * 1_000_000).unwrap_or(at);
     whole.format(&Rfc3339).unwrap_or_default()
+}
+
+/// A text that is told, cut at [`TOLD_OCTETS_MAX`].
+pub fn told(mut text: String) -> String {
+    if text.len() > TOLD_OCTETS_MAX {
+        text.truncate(text.floor_char_boundary(TOLD_OCTETS_MAX - '…'.len_utf8()));
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_is_told_has_an_end_between_two_characters() {
+        for (text, octets) in [("a", TOLD_OCTETS_MAX), ("ä", TOLD_OCTETS_MAX - 1)] {
+            let long = text.repeat(TOLD_OCTETS_MAX / text.len());
+            assert_eq!(told(long.clone()), long);
+            let cut = told(long + text);
+            assert!(cut.ends_with('…') && cut.starts_with(text));
+            assert_eq!(cut.len(), octets);
+        }
+    }
 }

@@ -18,6 +18,7 @@ use crate::gate::{Generation, Role};
 use crate::host::Host;
 use crate::records::Digest;
 use crate::supervise::actor::{Drained, Place, Refusal, StartFailure};
+use crate::supervise::told;
 
 /// A drain is held to an hour, whoever asks for it.
 const DRAIN_MAX: Duration = Duration::from_secs(3600);
@@ -154,7 +155,8 @@ impl Doing {
                 match tokio::time::timeout(wait, heard).await {
                     Ok(Ok(Ok(()))) => good,
                     Ok(Ok(Err(failure))) => {
-                        Outcome { status: 422, detail: failure.reason, output: Some(failure.output), ..good }
+                        let (detail, output) = (told(failure.reason), Some(told(failure.output)));
+                        Outcome { status: 422, detail, output, ..good }
                     }
                     Ok(Err(_)) => stopping(),
                     Err(_) => {
@@ -169,6 +171,6 @@ impl Doing {
 }
 
 fn refused(refusal: &Refusal) -> Outcome {
-    let (status, detail, generation) = (refusal.status(), refusal.to_string(), refusal.known());
+    let (status, detail, generation) = (refusal.status(), told(refusal.to_string()), refusal.known());
     Outcome { status, detail, generation, ..Outcome::default() }
 }

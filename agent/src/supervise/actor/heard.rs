@@ -8,6 +8,7 @@ use super::{Actor, Main, PORT_CLASHES_MAX, StartFailure, answer, is_port_clash};
 use crate::supervise::process::{Cause, End, Event};
 use crate::supervise::status::LastExit;
 use crate::supervise::text_of;
+use crate::supervise::told;
 
 impl Actor {
     pub(super) async fn on_event(&mut self, event: Event) {
@@ -35,7 +36,8 @@ impl Actor {
     }
 
     pub(super) fn tell_more(&self, event: AppEvent) {
-        self.shared.tell(Told::App(event));
+        let (reason, output) = (told(event.reason), told(event.output));
+        self.shared.tell(Told::App(AppEvent { reason, output, ..event }));
     }
 
     pub(super) fn event(&self) -> AppEvent {

@@ -25,11 +25,11 @@ const SUFFIX: &str = ".tar.gz";
 #[derive(Clone, Debug)]
 pub struct Bundles {
     dir: PathBuf,
-    /// Bundles that no record names yet, or that are being pushed; they are not swept.
+    /// Bundles that no record names yet, or that are being pushed; they are not removed.
     pinned: Arc<Mutex<HashMap<String, usize>>>,
 }
 
-/// A bundle that was received, checked and kept. It is not swept as long as this lives.
+/// A bundle that was received, checked and kept. It is not removed as long as this lives.
 #[derive(Debug)]
 pub struct Received {
     pub digest: String,
@@ -150,19 +150,14 @@ impl Bundles {
         Ok(Received { digest, bytes, exclusive, _pin: pin })
     }
 
-    /// Removes every bundle that is neither in `used` nor on its way in.
-    pub fn sweep(&self, used: &HashSet<String>) -> io::Result<usize> {
-        let mut removed = 0;
+    /// Every bundle that is not in `used`.
+    pub fn unused(&self, used: &HashSet<String>) -> io::Result<HashSet<String>> {
+        let mut unused = HashSet::new();
         for entry in std::fs::read_dir(&self.dir)? {
-            let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if let Some(digest) = name.strip_suffix(SUFFIX)
-                && !used.contains(digest)
-            {
-                removed += usize::from(self.remove(digest)?);
-            }
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            unused.extend(name.strip_suffix(SUFFIX).filter(|digest| !used.contains(*digest)).map(str::to_owned));
         }
-        Ok(removed)
+        Ok(unused)
     }
 
     /// Removes one bundle unless it is on its way in. Whether it was there.
@@ -474,7 +469,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_sweep_spares_what_is_used_and_what_is_on_its_way() {
+    async fn what_is_used_or_on_its_way_stays() {
         let dir = tempfile::tempdir().unwrap();
         let bundles = Bundles::open(dir.path().into()).unwrap();
         let a = receive(&bundles, pack(&[("a", "a")])).await.unwrap();
@@ -482,7 +477,9 @@ mod tests {
         let c = receive(&bundles, pack(&[("c", "c")])).await.unwrap();
         let (a_digest, b_digest) = (a.digest.clone(), b.digest.clone());
         drop((a, b));
-        assert_eq!(bundles.sweep(&HashSet::from([a_digest.clone()])).unwrap(), 1);
+        let unused = bundles.unused(&HashSet::from([a_digest.clone()])).unwrap();
+        assert_eq!(unused, HashSet::from([b_digest.clone(), c.digest.clone()]));
+        assert!(bundles.remove(&b_digest).unwrap() && !bundles.remove(&c.digest).unwrap());
         assert!(bundles.path(&a_digest).exists() && !bundles.path(&b_digest).exists());
         assert!(bundles.path(&c.digest).exists());
     }

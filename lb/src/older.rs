@@ -3,7 +3,8 @@
 //!
 //! A store gives out each generation and version once, so that a host which holds a greater one than it ever gave out has it
 //! from a newer store. Nothing else tells; hosts are asked before a generation is given out ([`look`]), and where one is
-//! given out to pass another that the store does not know ([`above`]).
+//! given out to pass another that the store does not know ([`above`]). The application's own host is asked before a version is
+//! given out ([`look_at`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +40,13 @@ pub enum Older {
 
 /// Whether a host holds something that a store with these numbers never gave out.
 pub fn is_ahead(claim: &AppStatus, given: Numbers) -> bool {
-    claim.role != Role::Absent && (claim.generation > given.generation || claim.version > given.version)
+    (claim.role != Role::Absent && claim.generation > given.generation) || is_newer(claim, given)
+}
+
+/// Whether a host holds a version that a store with these numbers never gave out. Of the host that owns the application by the
+/// store this alone makes the store the older one: a greater generation is passed by one above, and nothing is lost by that.
+pub fn is_newer(claim: &AppStatus, given: Numbers) -> bool {
+    claim.role != Role::Absent && claim.version > given.version
 }
 
 /// Before the store gives out a generation of the application: whether a host that is up holds something newer. One that does
@@ -52,6 +59,15 @@ pub async fn look(edge: &Edge, app: &AppName, given: Numbers) -> Result<(), Olde
         }
     }
     Ok(())
+}
+
+/// Before the store gives out a version of an application that it has: whether the application's own host has a newer one.
+/// As with [`look`], one that does not answer in time is passed over.
+pub async fn look_at(owner: &HostHandle, app: &AppName, given: Numbers) -> Result<(), Older> {
+    match owner.client.app(app, STATE_ANSWER).await {
+        Ok(Some(claim)) if is_newer(&claim, given) => Err(ahead(app, owner.record.name.clone(), &claim)),
+        _ => Ok(()),
+    }
 }
 
 /// A generation of the application above what its host has `seen` and what the store gave out. Where the store never gave out
@@ -74,10 +90,11 @@ pub async fn above(edge: &Edge, app: &AppName, owner: Option<&str>, given: Numbe
 }
 
 fn refuse_ahead(app: &AppName, host: String, claim: &AppStatus, given: Numbers) -> Result<(), Older> {
-    if !is_ahead(claim, given) {
-        return Ok(());
-    }
-    Err(Older::Ahead { app: app.clone(), host, generation: claim.generation, version: claim.version })
+    if is_ahead(claim, given) { Err(ahead(app, host, claim)) } else { Ok(()) }
+}
+
+fn ahead(app: &AppName, host: String, claim: &AppStatus) -> Older {
+    Older::Ahead { app: app.clone(), host, generation: claim.generation, version: claim.version }
 }
 
 /// What each of these hosts says of the application, by its name.

@@ -17,7 +17,7 @@ use crate::agents::client::{AgentError, AppStatus, Placement, Role};
 use crate::control::ControlError;
 use crate::edge::Edge;
 use crate::limits::{AGENT_ANSWER, RECONCILED_AT_ONCE, RETRY_FIRST, RETRY_MOST};
-use crate::older::{Older, above, is_ahead};
+use crate::older::{Older, above, is_ahead, is_newer};
 use crate::snapshot::HostState;
 use crate::store::{AppRecord, Commit, Numbers, StoreError, Write};
 use crate::workflow::Tracker;
@@ -31,8 +31,8 @@ pub enum Repair {
     OwnAbove(u64),
     /// It lives elsewhere, or nowhere any more: the host forgets it.
     Forget { generation: u64 },
-    /// By the store it lives elsewhere, but the host's generation or version is one that the store never gave out: the store is
-    /// the older of the two, and what the host has is not its to delete.
+    /// The host's version is one that the store never gave out, or, where it lives elsewhere by the store, its generation: the
+    /// store is the older of the two, and what the host has is not its to replace or delete.
     Ahead { generation: u64, version: u32 },
     /// This store never knew it.
     Unknown,
@@ -51,6 +51,9 @@ pub fn decide(host: &str, record: Option<&AppRecord>, claim: Option<&AppStatus>,
             });
             match claim {
                 _ if right => None,
+                Some(claim) if is_newer(claim, numbers.with(record)) => {
+                    Some(Repair::Ahead { generation: claim.generation, version: claim.version })
+                }
                 Some(claim) if claim.generation > record.generation => Some(Repair::OwnAbove(claim.generation)),
                 // A drained owner is not made one again by its own number: its host has let go of it.
                 Some(claim) if claim.generation == record.generation && claim.role != Role::Owner => {
@@ -327,6 +330,20 @@ mod tests {
         let newer = decide("h1", Some(&record("h2", 4)), Some(&deployed), numbers(5));
         assert_eq!(newer, Some(Repair::Ahead { generation: 4, version: 3 }));
         assert_eq!(decide("h1", None, Some(&deployed), numbers(5)), Some(Repair::Unknown));
+    }
+
+    #[test]
+    fn an_owner_whose_version_the_store_never_gave_out_is_not_told_to_run_an_older_one() {
+        for (role, generation) in [(Role::Owner, 3), (Role::Owner, 5), (Role::Draining, 3)] {
+            let mut deployed = claim(role, generation);
+            (deployed.version, deployed.digest) = (3, "e".into());
+            let newer = decide("h1", Some(&record("h1", 3)), Some(&deployed), numbers(3));
+            assert_eq!(newer, Some(Repair::Ahead { generation, version: 3 }), "{role:?}");
+            // One that was given out and did not come to be the application's is replaced.
+            let given = Numbers { generation: 3, version: 3 };
+            let replaced = decide("h1", Some(&record("h1", 3)), Some(&deployed), given);
+            assert!(matches!(replaced, Some(Repair::Own | Repair::OwnAbove(_))), "{role:?}: {replaced:?}");
+        }
     }
 
     #[test]

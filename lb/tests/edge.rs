@@ -319,6 +319,43 @@ async fn an_edge_begins_serves_and_ends_and_finds_everything_again() {
 }
 
 #[tokio::test]
+async fn the_bundle_that_a_host_runs_outlives_a_store_that_does_not_know_it() {
+    let world = world_with_hosts().await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = write_config(dir.path(), &world, "");
+    let (state, copy) = (dir.path().join("state"), dir.path().join("copy.db"));
+    for text in ["one", "two"] {
+        let edge = Whole::begin(&world, &file).await;
+        edge.until_hosts(2).await;
+        let put = edge.request(Method::PUT, "/v1/apps/shop?host=h1").body(pack(&[("index.ts", text)]));
+        assert!(put.send().await.unwrap().text().await.unwrap().contains("\"done\":true"));
+        edge.stop().await;
+        if text == "one" {
+            std::fs::copy(state.join("store.db"), &copy).unwrap();
+        }
+    }
+    std::fs::copy(&copy, state.join("store.db")).unwrap();
+    let (h1, h2) = (agent(&world, "h1"), agent(&world, "h2"));
+    let newer = state.join("bundles").join(format!("{}.tar.gz", h1.app().unwrap().digest));
+    let stray = state.join("bundles").join(format!("{}.tar.gz", "a".repeat(64)));
+    std::fs::write(&stray, "left over").unwrap();
+    h2.die();
+    let edge = Whole::begin(&world, &file).await;
+    edge.until("/v1/hosts/h2", |_, host| host["state"] == "down").await;
+    edge.until_hosts(1).await;
+    assert!(newer.exists() && stray.exists(), "one of the hosts has not said yet what it has");
+    h2.revive().await;
+    let begun = std::time::Instant::now();
+    while stray.exists() {
+        assert!(begun.elapsed() < PATIENCE, "what nobody needs stays");
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    assert!(newer.exists(), "nobody has the newer version any more but its host");
+    assert_eq!(world.owners(), [("h1".to_owned(), 1, 2)]);
+    edge.stop().await;
+}
+
+#[tokio::test]
 async fn an_edge_whose_store_is_broken_serves_from_its_table_and_says_so() {
     let world = world_with_hosts().await;
     let dir = tempfile::tempdir().unwrap();

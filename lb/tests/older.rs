@@ -202,3 +202,29 @@ async fn a_host_that_claims_an_absurd_generation_takes_no_numbers_away() {
         assert!(life.edge.store().numbers(name(APP)).await.unwrap().generation < 10);
     }
 }
+
+#[tokio::test]
+async fn a_version_of_the_owner_that_the_store_never_gave_out_is_neither_replaced_nor_moved_away_from() {
+    for exclusive in [false, true] {
+        let (world, _dir, life) = deployed(exclusive).await;
+        let h1 = agent(&world, "h1");
+        // A redeployment keeps the generation.
+        let deployed = FakeApp { version: 2, digest: "e".repeat(64), ..h1.app().unwrap() };
+        give(&h1, deployed);
+        world.take_journal();
+        steady_lb::reconcile::host_returned(Arc::clone(&life.edge), "h1".into(), None).await;
+        refused(&life.move_to("h2").await, "h1 has shop with generation 1 and version 2, which it never gave out");
+        let lines = life.deploy_shop("another").await;
+        assert_eq!(lines[0]["status"], 409, "{lines:#?}");
+        refused(&lines, "h1 has shop with generation 1 and version 2, which it never gave out");
+        assert_eq!(world.owners(), [("h1".to_owned(), 1, 2)]);
+        assert_eq!(world.take_journal(), [""; 0]);
+        // Once somebody has decided that it is to go, the store is obeyed, and versions are given out again.
+        let path = format!("/v1/hosts/h1/apps/{APP}?generation=1");
+        assert_eq!(life.request(reqwest::Method::DELETE, &path).send().await.unwrap().status(), 200);
+        life.quiesce(&world).await;
+        assert_eq!(world.owners(), [("h1".to_owned(), 2, 1)]);
+        assert!(done(&life.deploy_shop("another").await));
+        life.assert_consistent(&world).await;
+    }
+}

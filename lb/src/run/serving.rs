@@ -1,6 +1,7 @@
 //! An edge whose store is open: what was under way is taken up, hosts are watched, and put right as they return.
 
 use std::collections::HashSet;
+use std::io;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -10,10 +11,12 @@ use crate::agents::HostHandle;
 use crate::agents::health::{HostEvent, Pace, watch as watch_host};
 use crate::cluster::Credentials;
 use crate::edge::Edge;
+use crate::limits::{AGENT_ANSWER, RETRY_FIRST, RETRY_MOST};
 use crate::reconcile::Returns;
 use crate::reports::follow;
 use crate::snapshot::HostState;
 use crate::store::{Contents, HostRecord, WorkflowRecord};
+use crate::workflow::deploy::discard;
 use crate::workflow::resume_all;
 
 /// Takes up what the store knows: hosts of it and of the configuration, domains, bundles, workflows. Hosts are watched last:
@@ -31,8 +34,9 @@ pub(super) async fn begin(
     let mut new: Vec<_> = contents.hosts.iter().filter_map(|record| put_host(edge, record.clone())).collect();
     let applied = apply(edge, &edge.config.load_full(), &contents).await;
     new.extend(applied.new);
-    sweep_bundles(edge, &contents, &workflows).await;
+    let unused = unused_bundles(edge, &contents, &workflows).await;
     resume_all(edge, workflows);
+    tokio::spawn(sweep_bundles(Arc::clone(edge), unused));
     new.into_iter().for_each(|handle| watch_new(edge, handle));
     tokio::spawn(follow_hosts(Arc::clone(edge), events));
     !applied.again
@@ -70,19 +74,47 @@ pub(crate) fn watch_new(edge: &Arc<Edge>, handle: Arc<HostHandle>) {
     });
 }
 
-/// Removes bundles that neither an application nor a workflow needs.
-async fn sweep_bundles(edge: &Edge, contents: &Contents, workflows: &[WorkflowRecord]) {
+/// The bundles that neither an application nor a workflow needs.
+async fn unused_bundles(edge: &Edge, contents: &Contents, workflows: &[WorkflowRecord]) -> HashSet<String> {
     let mut used: HashSet<String> = contents.apps.iter().map(|app| app.digest.clone()).collect();
     for workflow in workflows {
         used.extend(workflow.state.get("digest").and_then(|digest| digest.as_str()).map(str::to_owned));
         used.extend(workflow.state.pointer("/old/digest").and_then(|digest| digest.as_str()).map(str::to_owned));
     }
     let bundles = edge.bundles.clone();
-    match tokio::task::spawn_blocking(move || bundles.sweep(&used)).await {
-        Ok(Ok(0)) => {}
-        Ok(Ok(removed)) => tracing::info!(removed, "bundles that nobody needs are gone"),
-        Ok(Err(error)) => tracing::warn!(%error, "bundles that nobody needs stay"),
-        Err(error) => tracing::warn!(%error, "bundles that nobody needs stay"),
+    let found = tokio::task::spawn_blocking(move || bundles.unused(&used)).await;
+    found.map_err(io::Error::other).flatten().unwrap_or_else(|error| {
+        tracing::warn!(%error, "bundles that nobody needs stay");
+        HashSet::new()
+    })
+}
+
+/// Removes `unused` bundles once every host has said what it has: a store that was put back from a copy does not know the newest
+/// bundles, and what a host has of them is kept until somebody has decided which is right.
+async fn sweep_bundles(edge: Arc<Edge>, mut unused: HashSet<String>) {
+    let mut heard = HashSet::new();
+    let mut pause = RETRY_FIRST;
+    while !unused.is_empty() {
+        let hosts = edge.hosts.all();
+        for host in hosts.iter().filter(|host| host.state() == HostState::Up) {
+            if !heard.contains(&host.record.name)
+                && let Ok(claims) = host.client.apps(AGENT_ANSWER).await
+            {
+                for claim in claims {
+                    unused.remove(&claim.digest);
+                }
+                heard.insert(host.record.name.clone());
+            }
+        }
+        if hosts.iter().all(|host| heard.contains(&host.record.name)) {
+            tracing::info!(bundles = unused.len(), "bundles that nobody needs are removed");
+            for digest in unused.drain() {
+                discard(&edge, digest).await;
+            }
+        } else {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MOST);
+        }
     }
 }
 

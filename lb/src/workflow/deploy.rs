@@ -16,7 +16,7 @@ use crate::agents::client::{AgentError, Placement, Role};
 use crate::bundles::Received;
 use crate::edge::Edge;
 use crate::limits::{PREPARE_ATTEMPTS, TIDY_ATTEMPTS};
-use crate::older::{Older, above, look};
+use crate::older::{Older, above, look, look_at};
 use crate::snapshot::HostState;
 use crate::store::{AppRecord, Kind, Numbers, StoreError, Write};
 
@@ -107,12 +107,14 @@ pub async fn plan(lock: &AppLock, host: Option<&str>) -> Result<Plan, CannotDepl
         (None, Some(host)) => host.to_owned(),
         (None, None) => least_loaded(edge).await?,
     };
-    if edge.hosts.state(&chosen) != HostState::Up {
-        return Err(CannotDeploy::NotUp { host: chosen });
-    }
-    if old.is_none() {
+    let up = edge.hosts.find(&chosen).filter(|handle| handle.state() == HostState::Up);
+    let Some(handle) = up else { return Err(CannotDeploy::NotUp { host: chosen }) };
+    let given = edge.store().numbers(lock.app.clone()).await?;
+    match &old {
         // It gets a generation, beside which what a host has from a newer store would count as left over.
-        look(edge, &lock.app, edge.store().numbers(lock.app.clone()).await?).await?;
+        None => look(edge, &lock.app, given).await?,
+        // It gets a version, in whose place the host may have a newer store's.
+        Some(old) => look_at(&handle, &lock.app, given.with(old)).await?,
     }
     Ok(Plan { host: chosen, old })
 }

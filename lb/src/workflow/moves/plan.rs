@@ -65,7 +65,8 @@ pub async fn plan(lock: &AppLock, to: &str, force: bool) -> Result<AppRecord, Ca
     }
     let given = edge.store().numbers(app.name.clone()).await?.with(&app);
     match look(edge, &app.name, given).await {
-        Err(Older::Ahead { app: name, host, generation, .. }) if host == app.host => {
+        // A newer version nobody puts right.
+        Err(Older::Ahead { app: name, host, generation, version }) if host == app.host && version <= given.version => {
             Err(CannotMove::NotRight { app: name, host, found: generation, known: given.generation })
         }
         looked => looked.map(|()| app).map_err(CannotMove::Older),

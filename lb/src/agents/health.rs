@@ -91,7 +91,7 @@ impl Default for Health {
     }
 }
 
-/// What the watch tells.
+/// What the watch tells. By the time it is heard another handle may have the name: [`Hosts::state`] says what holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostEvent {
     /// It changed its state.
@@ -110,7 +110,8 @@ pub struct Pace {
     pub down_after: Duration,
 }
 
-/// Watches one host until another handle takes its place or nobody listens any more.
+/// Watches one host until another handle takes its place or nobody listens any more. What was found of a handle that was
+/// replaced meanwhile is not told.
 pub async fn watch(
     hosts: Arc<Hosts>,
     handle: Arc<HostHandle>,
@@ -124,6 +125,9 @@ pub async fn watch(
     while hosts.is_current(&handle) && !events.is_closed() {
         let Pace { every, down_after, .. } = pace();
         let (look, returned) = look(&handle).await;
+        if !hosts.is_current(&handle) {
+            return;
+        }
         let before = health.state();
         let state = health.observe(look, Instant::now(), down_after);
         handle.set_live(|live| live.state = state);
@@ -164,6 +168,9 @@ async fn watch_registered(
             let data_port = data_port_answers(&handle.record.addr).await;
             health.silent(data_port, heard.unwrap_or(begun).elapsed() >= pace.down_after)
         };
+        if !hosts.is_current(&handle) {
+            return;
+        }
         handle.set_live(|live| {
             (live.state, live.seen) = (state, heard);
             if let Some(open) = &new {
@@ -253,5 +260,36 @@ mod tests {
         assert_eq!(health.observe(MUTE, later, DOWN_AFTER), HostState::Suspected);
         assert_eq!(health.observe(Look::Answered, later, DOWN_AFTER), HostState::Up);
         assert_eq!(health.observe(DEAD, later, DOWN_AFTER), HostState::Up, "one failure is none");
+    }
+
+    #[tokio::test]
+    async fn what_is_found_of_a_host_at_an_address_that_it_has_left_meanwhile_is_not_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let cluster =
+            crate::cluster::Cluster::open(dir.path(), "edge", Vec::new(), std::time::SystemTime::now()).unwrap();
+        let store = Arc::new(crate::store::sqlite::SqliteStore::open(&dir.path().join("store.db")).unwrap());
+        let (stream, faults) = (dir.path().join("stream"), Default::default());
+        let streams = crate::agents::orders::Streams { dir: stream, edge: "edge".into(), store, faults };
+        let hosts = Arc::new(Hosts::new(cluster.private_client(), streams));
+        let agent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let token_file = dir.path().join("token");
+        std::fs::write(&token_file, "agent-token-of-the-test\n").unwrap();
+        let old = crate::store::HostRecord {
+            name: "h1".into(),
+            // Nobody is there: it is down once its agent is silent.
+            addr: format!("unix:{}", dir.path().join("none").display()),
+            control: agent.local_addr().unwrap().to_string(),
+            token_file: token_file.display().to_string(),
+        };
+        let handle = hosts.put(old.clone()).unwrap().unwrap();
+        let pace = || Pace { every: Duration::ZERO, suspect_after: Duration::ZERO, down_after: Duration::ZERO };
+        let (told, mut events) = mpsc::channel(16);
+        let watching = tokio::spawn(watch(Arc::clone(&hosts), handle, pace, told));
+        let (asked, _) = agent.accept().await.unwrap();
+        hosts.put(crate::store::HostRecord { addr: "127.0.0.1:9".into(), ..old }).unwrap().unwrap();
+        drop((asked, agent));
+        assert_eq!(events.recv().await, None);
+        watching.await.unwrap();
+        assert_eq!(hosts.state("h1"), HostState::Suspected);
     }
 }

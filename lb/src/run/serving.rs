@@ -7,8 +7,8 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use super::configured::apply;
-use crate::agents::HostHandle;
 use crate::agents::health::{HostEvent, Pace, watch as watch_host};
+use crate::agents::{HostHandle, state_name};
 use crate::cluster::Credentials;
 use crate::edge::Edge;
 use crate::limits::{AGENT_ANSWER, RETRY_FIRST, RETRY_MOST};
@@ -69,7 +69,7 @@ pub(crate) fn watch_new(edge: &Arc<Edge>, handle: Arc<HostHandle>) {
     let edge = Arc::clone(edge);
     tokio::spawn(async move {
         // What was found of it at another address says nothing of this one.
-        edge.control.set_host(&handle.record.name, HostState::Suspected).await;
+        tell_state(&edge, &handle.record.name).await;
         watch_host(Arc::clone(&edge.hosts), handle, pace, edge.host_events.clone()).await;
     });
 }
@@ -127,11 +127,23 @@ async fn follow_hosts(edge: Arc<Edge>, mut events: mpsc::Receiver<HostEvent>) {
                 if state == HostState::Up {
                     tracing::info!(host, "up");
                 } else {
-                    tracing::warn!(host, state = crate::agents::state_name(state), "its agent does not answer");
+                    tracing::warn!(host, state = state_name(state), "its agent does not answer");
                 }
-                edge.control.set_host(&host, state).await;
+                tell_state(&edge, &host).await;
             }
             HostEvent::Returned { host, claims } => returns.returned(host, claims),
+        }
+    }
+}
+
+/// Has the workers know a host as it is now, whichever of its handles has changed. Of one that is replaced while it is told of, what
+/// its successor has told may have come first: it is looked at again.
+async fn tell_state(edge: &Edge, host: &str) {
+    while let Some(handle) = edge.hosts.find(host) {
+        let state = handle.state();
+        edge.control.set_host(host, state).await;
+        if edge.hosts.state(host) == state {
+            return;
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use steady_table::DomainName;
+use tokio::sync::MutexGuard;
 
 use super::serving::put_host;
 use crate::agents::HostHandle;
@@ -23,8 +24,15 @@ pub(super) struct Applied {
     pub again: bool,
 }
 
-/// Brings hosts and domains to what the configuration says, of what the store has.
-pub(super) async fn apply(edge: &Edge, config: &Config, contents: &Contents) -> Applied {
+/// Brings hosts and domains to what the configuration says, of what the store has. `_registering`: of the edge, held since before
+/// `contents` were read. What the store has of a host and what this process knows of it change together, and a host that
+/// registered since the store was read would be taken for one that the configuration named.
+pub(super) async fn apply(
+    edge: &Edge,
+    config: &Config,
+    contents: &Contents,
+    _registering: &MutexGuard<'_, ()>,
+) -> Applied {
     let hosts = apply_hosts(edge, &config.hosts, contents).await;
     let domains = apply_domains(edge, &config.domains, contents).await;
     let again = [hosts.as_ref().err(), domains.as_ref().err()].into_iter().flatten().any(may_pass);
@@ -48,8 +56,6 @@ async fn apply_hosts(
     wanted: &[HostConfig],
     contents: &Contents,
 ) -> Result<Vec<Arc<HostHandle>>, ControlError> {
-    // What the store has of a host and what this process knows of it change together.
-    let _one_at_a_time = edge.registering.lock().await;
     let wanted: Vec<HostRecord> = wanted.iter().map(record).collect();
     let mut writes: Vec<Write> = Vec::new();
     let mut removed = Vec::new();

@@ -66,6 +66,7 @@ impl Unstored<'_> {
 
 /// Brings hosts and domains to what the configuration says, unless that has to be tried again.
 async fn apply_again(edge: &Arc<Edge>) -> bool {
+    let registering = edge.registering.lock().await;
     let contents = match edge.store().load().await {
         Ok(contents) => contents,
         Err(error) => {
@@ -73,7 +74,7 @@ async fn apply_again(edge: &Arc<Edge>) -> bool {
             return false;
         }
     };
-    let Applied { new, again } = apply(edge, &edge.config.load_full(), &contents).await;
+    let Applied { new, again } = apply(edge, &edge.config.load_full(), &contents, &registering).await;
     new.into_iter().for_each(|handle| watch_new(edge, handle));
     !again
 }

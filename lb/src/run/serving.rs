@@ -32,7 +32,10 @@ pub(super) async fn begin(
     tokio::spawn(follow::look(Arc::clone(&edge.reports), edge.begun));
     tokio::spawn(follow_credentials(Arc::clone(edge), credentials));
     let mut new: Vec<_> = contents.hosts.iter().filter_map(|record| put_host(edge, record.clone())).collect();
-    let applied = apply(edge, &edge.config.load_full(), &contents).await;
+    // The contents are older than this, but nobody can register before the private API is open.
+    let registering = edge.registering.lock().await;
+    let applied = apply(edge, &edge.config.load_full(), &contents, &registering).await;
+    drop(registering);
     new.extend(applied.new);
     let unused = unused_bundles(edge, &contents, &workflows).await;
     resume_all(edge, workflows);

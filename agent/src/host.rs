@@ -1,6 +1,6 @@
 //! Every application of this host: finds its actor, makes one for a new name, and looks after what they share.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
@@ -15,7 +15,7 @@ use crate::gate::{App, Apps, Notice, Process};
 use crate::logs::{AppLog, Files};
 use crate::records::{Record, is_app_name};
 use crate::supervise::Shared;
-use crate::supervise::actor::{self, AppHandle, Command, Drained, Place, Refusal, Waiter};
+use crate::supervise::actor::{self, AppHandle, Coming, Command, Drained, Place, Refusal, Waiter};
 use crate::supervise::known::Known;
 
 /// Applications whose generation is kept, those that have left included (a hundred octets and a record each): years of them. It
@@ -29,6 +29,8 @@ const COLLECT_EVERY: Duration = Duration::from_secs(600);
 pub struct Host {
     pub shared: Arc<Shared>,
     known: Arc<Known>,
+    /// Held while room is looked for and taken.
+    room: Mutex<()>,
 }
 
 /// What the workers know before anything has been started: who is whose.
@@ -54,7 +56,7 @@ pub fn apps_of(records: &[Record], config: &AppsConfig) -> Apps {
 impl Host {
     /// Starts an actor for every record of what is here.
     pub fn start(shared: Arc<Shared>, records: Vec<Record>) -> Arc<Self> {
-        let host = Arc::new(Self { shared, known: Arc::default() });
+        let host = Arc::new(Self { shared, known: Arc::default(), room: Mutex::default() });
         host.known.fill(records, |record| host.make(record));
         host
     }
@@ -106,22 +108,25 @@ impl Host {
         Ok(self.known.find_or_make(name, |record| self.make(record)))
     }
 
-    /// As [`Host::find_or_make`], where the application is here or there is room for it. Those that have left take none.
-    fn find_or_take(&self, name: &str) -> Result<AppHandle, Refusal> {
-        let is_here = |handle: &AppHandle| !handle.status.borrow().is_tombstone();
+    /// As [`Host::find_or_make`], where the application is here or there is room for it, which it has from now on. Those that
+    /// have left take none.
+    fn find_or_take(&self, name: &str) -> Result<(AppHandle, Coming), Refusal> {
+        let _alone = self.room.lock().unwrap_or_else(PoisonError::into_inner);
         let max = self.shared.config.get().apps_max;
-        if !self.find(name).is_some_and(|handle| is_here(&handle))
+        if !self.find(name).is_some_and(|handle| handle.takes_room())
             && self.known.here() >= max
-            && self.all().iter().filter(|handle| is_here(handle)).count() >= max
+            && self.all().iter().filter(|handle| handle.takes_room()).count() >= max
         {
             return Err(Refusal::Conflict(format!("this host has {max} applications already (apps.apps_max)")));
         }
-        self.find_or_make(name)
+        let handle = self.find_or_make(name)?;
+        let coming = Coming::new(&handle.coming);
+        Ok((handle, coming))
     }
 
     pub async fn place(&self, name: &str, place: Place, ready: Option<Waiter>) -> Result<AppHandle, Refusal> {
-        let handle = self.find_or_take(name)?;
-        ask(&handle, |reply| Command::Place { place, ready, reply }).await?;
+        let (handle, coming) = self.find_or_take(name)?;
+        ask(&handle, |reply| Command::Place { place, ready, coming, reply }).await?;
         Ok(handle)
     }
 
@@ -132,8 +137,8 @@ impl Host {
         place: Place,
         ready: Option<Waiter>,
     ) -> Result<oneshot::Receiver<Result<(), Refusal>>, Refusal> {
-        let handle = self.find_or_take(name)?;
-        hand_over(&handle, |reply| Command::Place { place, ready, reply }).await
+        let (handle, coming) = self.find_or_take(name)?;
+        hand_over(&handle, |reply| Command::Place { place, ready, coming, reply }).await
     }
 
     /// As [`Host::drain`], and returns as soon as the application's actor has it in its queue.

@@ -407,3 +407,33 @@ fn what_one_edge_cannot_have_heard_the_next_one_hears_in_its_order() {
         }
     });
 }
+
+#[test]
+fn a_burst_of_placements_is_taken_no_further_than_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    life(dir.path(), async |life| {
+        life.set_apps_max(2);
+        let digest = Digest::parse(&life.bundle(&app(&server("one"))).await).unwrap();
+        let mut answers = Vec::new();
+        for name in ["a", "b", "c", "d"] {
+            let (generation, digest) = (Generation(1), digest.clone());
+            let place = Place { generation, role: Role::Owner, version: 1, digest, exclusive: None };
+            answers.push(life.host.begin_place(name, place, None).await);
+        }
+        let (taken, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+        assert_eq!((taken.len(), refused.len()), (2, 2));
+        for taken in taken {
+            taken.unwrap().await.unwrap().unwrap();
+        }
+        // What was refused for another reason leaves its room to the next.
+        life.set_apps_max(3);
+        for _ in 0..2 {
+            let (generation, digest) = (Generation(1), Digest::parse(&"0".repeat(64)).unwrap());
+            let place = Place { generation, role: Role::Owner, version: 1, digest, exclusive: None };
+            let refused = life.host.place("e", place, None).await.unwrap_err();
+            assert_eq!(refused.status(), 422, "{refused}");
+        }
+        let place = Place { generation: Generation(1), role: Role::Owner, version: 1, digest, exclusive: None };
+        life.host.place("f", place, None).await.unwrap();
+    });
+}

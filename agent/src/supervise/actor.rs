@@ -13,6 +13,7 @@ mod told;
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -108,6 +109,7 @@ pub enum Command {
     Place {
         place: Place,
         ready: Option<Waiter>,
+        coming: Coming,
         reply: Reply<()>,
     },
     Drain {
@@ -140,6 +142,33 @@ pub struct AppHandle {
     pub wake: Arc<Notify>,
     pub status: watch::Receiver<Status>,
     pub log: AppLog,
+    /// Placements that the actor has and has not published.
+    pub coming: Arc<AtomicUsize>,
+}
+
+impl AppHandle {
+    /// Whether it counts among those that are here: it is, or may be in a moment.
+    pub fn takes_room(&self) -> bool {
+        // In this order: a placement is published before it is no longer coming.
+        self.coming.load(Ordering::Acquire) > 0 || !self.status.borrow().is_tombstone()
+    }
+}
+
+/// A placement's room on this host, until it is published or refused.
+#[derive(Debug)]
+pub struct Coming(Arc<AtomicUsize>);
+
+impl Coming {
+    pub fn new(count: &Arc<AtomicUsize>) -> Coming {
+        count.fetch_add(1, Ordering::Relaxed);
+        Coming(Arc::clone(count))
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
 }
 
 /// Starts the actor of `record`'s application. If it may run here it is started at once.
@@ -149,7 +178,8 @@ pub fn spawn(shared: Arc<Shared>, known: Weak<Known>, record: Record, log: AppLo
     let (events_in, events) = mpsc::channel(16);
     let wake = Arc::new(Notify::new());
     let status = watch::Sender::new(Status::new(record.clone()));
-    let handle = AppHandle { commands, wake: Arc::clone(&wake), status: status.subscribe(), log: log.clone() };
+    let (seen, coming) = (status.subscribe(), Arc::default());
+    let handle = AppHandle { commands, wake: Arc::clone(&wake), status: seen, log: log.clone(), coming };
     let actor = Actor {
         name: Arc::from(record.name.as_str()),
         held: record.placement.as_ref().and_then(|placement| shared.bundles.hold(&placement.digest)),
@@ -294,8 +324,9 @@ impl Actor {
                     format!("it is leaving this host, and {DEFERRED_MAX} commands wait for that already; come again");
                 let _ = reply.send(Err(Refusal::Broken(why)));
             }
-            Command::Place { place, ready, reply } => {
+            Command::Place { place, ready, coming, reply } => {
                 let answer = self.place(place, ready).await;
+                drop(coming);
                 // Whoever asked may have left; here and below.
                 let _ = reply.send(answer);
             }

@@ -522,3 +522,18 @@ fn root_cause(error: &dyn std::error::Error) -> String {
     }
     innermost.to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_refuses_for_another_reason_than_a_generation_knows_none() {
+        let detail = || "why".to_owned();
+        assert_eq!(refused(409, Some(7), detail()), AgentError::Stale { known: 7, detail: detail() });
+        // A full host: what it refused is undone there, as anything it may have heard.
+        assert_eq!(refused(409, None, detail()), AgentError::Rejected { status: 409, detail: detail() });
+        assert_eq!(refused(422, Some(7), detail()), AgentError::Rejected { status: 422, detail: detail() });
+        assert!(!refused(409, None, detail()).is_transient());
+    }
+}

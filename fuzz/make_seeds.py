@@ -152,6 +152,14 @@ put("control", {
     "upgrade": b'\6{"what":"socket","name":"http","addr":"127.0.0.1:80"}',
     "token": b"\7steady-join.v1." + b"0" * 64 + b"." + b"f" * 64,
 })
+# The names of all their fields and kinds, as they stand in the source.
+names = set()
+for folder in ["shared/cluster/src/channel", "shared/cluster/src/join.rs", "lb/src/upgrade/wire.rs"]:
+    place = ROOT.parents[1] / folder
+    for file in [place] if place.is_file() else sorted(place.glob("**/*.rs")):
+        names.update(re.findall(r"^\s+(?:pub )?([A-Za-z_]+)(?::|,| \{|\()", file.read_text(), re.MULTILINE))
+snake = {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower() for name in names}
+(ROOT.parent / "control.dict").write_text("".join(f'"\\"{name}\\":"\n"\\"{name}\\""\n' for name in sorted(snake)))
 put("proxy_protocol", {
     "v1": b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\nGET /",
     "v1six": b"PROXY TCP6 2001:db8::1 2001:db8::2 1 2\r\n",

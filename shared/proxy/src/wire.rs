@@ -314,6 +314,49 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         Some((Rc::clone(&self.listeners[usize::from(listener)].codec_limits), scheme))
     }
 
+    /// Makes sure that `conn.out` has memory before a codec writes to it, and that it is flushed after the batch.
+    pub(crate) fn touch(&mut self, id: ConnId) {
+        if let Some(conn) = lookup(&mut self.conns, id) {
+            conn.touch(&mut self.buffers, &mut self.dirty);
+        }
+    }
+
+    pub(crate) fn sent(&mut self, id: ConnId, buf: SendBuf) {
+        self.spare_out(buf);
+        let now = self.now;
+        let Some(conn) = self.conn(id) else { return };
+        conn.sending = false;
+        // A quiet send was taken as done when it began.
+        if !std::mem::take(&mut conn.quiet) && conn.active() == 0 && conn.is_down() {
+            // Until now its client had something to read. (What an idle upstream is sent is no use of it.)
+            conn.since = now;
+        }
+        let starved = std::mem::take(&mut conn.starved);
+        let upstream = conn.upstream().filter(|_| std::mem::take(&mut conn.full));
+        let clogged = conn.paused.output;
+        self.mark(id);
+        if starved {
+            self.pump_all(id);
+        }
+        if let Some(upstream) = upstream {
+            self.todo.push_back(Todo::Serve(upstream));
+        }
+        if clogged {
+            self.set_paused(id, |paused| paused.output = false);
+            self.refeed_later(id);
+        }
+    }
+
+    /// Has the connection looked at when the batch is over, without giving it memory.
+    pub(crate) fn mark(&mut self, id: ConnId) {
+        if let Some(conn) = self.conn(id)
+            && !conn.dirty
+        {
+            conn.dirty = true;
+            self.dirty.push(id);
+        }
+    }
+
     /// The connections that have something to say say it, each with one send.
     pub(crate) fn flush_dirty(&mut self) {
         self.pump_unsent();

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use steady_http::Head;
-use steady_ring::{ConnId, Driver, Event, ListenerId, Pieces, RecvBuf, SendBuf, Time, Timers};
+use steady_ring::{ConnId, Driver, Event, ListenerId, Pieces, RecvBuf, Time, Timers};
 
 use crate::batches::Batches;
 use crate::bounds::Bounds;
@@ -395,49 +395,6 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         gauge.add(1);
         self.conns[index].conn = Some(Box::new(conn));
         self.arm_conn(index as u32);
-    }
-
-    /// Makes sure that `conn.out` has memory before a codec writes to it, and that it is flushed after the batch.
-    pub(crate) fn touch(&mut self, id: ConnId) {
-        if let Some(conn) = lookup(&mut self.conns, id) {
-            conn.touch(&mut self.buffers, &mut self.dirty);
-        }
-    }
-
-    fn sent(&mut self, id: ConnId, buf: SendBuf) {
-        self.spare_out(buf);
-        let now = self.now;
-        let Some(conn) = self.conn(id) else { return };
-        conn.sending = false;
-        // A quiet send was taken as done when it began.
-        if !std::mem::take(&mut conn.quiet) && conn.active() == 0 && conn.is_down() {
-            // Until now its client had something to read. (What an idle upstream is sent is no use of it.)
-            conn.since = now;
-        }
-        let starved = std::mem::take(&mut conn.starved);
-        let upstream = conn.upstream().filter(|_| std::mem::take(&mut conn.full));
-        let clogged = conn.paused.output;
-        self.mark(id);
-        if starved {
-            self.pump_all(id);
-        }
-        if let Some(upstream) = upstream {
-            self.todo.push_back(Todo::Serve(upstream));
-        }
-        if clogged {
-            self.set_paused(id, |paused| paused.output = false);
-            self.refeed_later(id);
-        }
-    }
-
-    /// Has the connection looked at when the batch is over, without giving it memory.
-    pub(crate) fn mark(&mut self, id: ConnId) {
-        if let Some(conn) = self.conn(id)
-            && !conn.dirty
-        {
-            conn.dirty = true;
-            self.dirty.push(id);
-        }
     }
 
     fn is_over(&mut self) -> bool {

@@ -36,9 +36,9 @@ pub struct Limits {
     pub up_out_bytes_max: usize,
     /// Octets of one body held between two connections before its HTTP/1.1 source is paused (HTTP/2: its window).
     pub held_bytes_max: usize,
-    /// Octets that the bodies of all requests of one worker hold together: what a client, or an application, has not taken yet. Past
-    /// half of it answers are cut that their clients have left standing for a second, past all of it whatever holds most for longest.
-    /// Clients that ask for much and take none of it.
+    /// Octets that the bodies of all requests of one worker hold together: what a client, or an application, has not taken yet.
+    /// Answers that their clients have left standing for a second may hold half of it; past that, and past all of it any request,
+    /// what holds most for longest is cut. Clients that ask for much and take none of it.
     pub bodies_bytes_max: usize,
     /// Octets of pipelined requests kept while one is answered.
     pub pending_bytes_max: usize,

@@ -30,7 +30,7 @@ impl<T> Exchange<T> {
         if stands { self.download.held.len() } else { 0 }
     }
 
-    /// What it holds of bodies. An answer from here is little.
+    /// What it holds of bodies. An answer from here is little: the least bound holds one of every request.
     fn holds(&self) -> usize {
         if self.phase == Phase::Replying { 0 } else { self.upload.held.len() + self.download.held.len() }
     }
@@ -63,7 +63,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         }
         self.relieve_again = self.now + LOOK_EVERY;
         // Who holds less is left alone: as many of them as there may be do not fill half of it.
-        let little = max / 2 / self.limits.exchanges_max;
+        let little = max / 2 / self.limits.exchanges_max.max(1);
         let mut burdens: Vec<(u128, usize, Key)> = Vec::new();
         for exchange in self.exchanges.iter() {
             let octets = if is_full { exchange.holds() } else { exchange.untaken(self.now) };

@@ -1,6 +1,7 @@
 //! Back-pressure: who does not read stops who sends, and nobody else.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -273,16 +274,7 @@ fn uploads_that_wait_for_a_connection_are_refused_past_the_bound_of_all_bodies()
 #[test]
 fn what_is_cut_for_want_of_memory_after_it_was_begun_is_not_said_to_be_safe_to_repeat() {
     let mut lab = narrow(|addr| Place::h1(1, addr));
-    let body = vec![b'x'; 600_000];
-    let head = format!("POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: {}\r\n\r\n", body.len());
-    let clients: Vec<ConnId> = (0..40)
-        .map(|number| {
-            let client = lab.send([head.as_bytes(), &body].concat());
-            let up = lab.upstream(number);
-            lab.origin.borrow_mut().pause(up);
-            client
-        })
-        .collect();
+    let clients = left_uploads(&mut lab, 0..40);
     lab.wait(2 * SECOND);
     let text = lab.client.borrow().text(clients[refused_one(&lab, &clients)]);
     assert!(text.contains("may have been processed") && !text.contains("retry-after"), "{text}");
@@ -290,6 +282,19 @@ fn what_is_cut_for_want_of_memory_after_it_was_begun_is_not_said_to_be_safe_to_r
         lab.client.borrow_mut().abort(client);
     }
     lab.end();
+}
+
+/// Clients that upload more than fits on the way, over these of the origin's connections, which it does not read.
+fn left_uploads(lab: &mut Lab, upstreams: Range<usize>) -> Vec<ConnId> {
+    let body = vec![b'x'; 600_000];
+    let head = format!("POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: {}\r\n\r\n", body.len());
+    let uploads = upstreams.map(|upstream| {
+        let client = lab.send([head.as_bytes(), &body].concat());
+        let up = lab.upstream(upstream);
+        lab.origin.borrow_mut().pause(up);
+        client
+    });
+    uploads.collect()
 }
 
 fn refused_one(lab: &Lab, clients: &[ConnId]) -> usize {
@@ -305,16 +310,7 @@ fn uploads_that_an_application_leaves_cut_no_answer_that_is_read_slowly() {
     let up = lab.upstream(0);
     lab.origin.borrow_mut().send(up, "HTTP/1.1 200 OK\r\ncontent-length: 80000\r\n\r\n");
     lab.origin.borrow_mut().send(up, vec![b'x'; 60_000]);
-    let body = vec![b'x'; 600_000];
-    let head = format!("POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: {}\r\n\r\n", body.len());
-    let clients: Vec<ConnId> = (1..10)
-        .map(|number| {
-            let client = lab.send([head.as_bytes(), &body].concat());
-            let up = lab.upstream(number);
-            lab.origin.borrow_mut().pause(up);
-            client
-        })
-        .collect();
+    let clients = left_uploads(&mut lab, 1..10);
     for _ in 0..20 {
         lab.wait(SECOND);
         lab.client.borrow_mut().send(slow, h2::window(1, 4_000));

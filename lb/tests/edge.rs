@@ -290,6 +290,16 @@ impl Whole {
     }
 }
 
+/// Waits until the store of an edge that has ended is one file: its thread closes it behind the edge, and until then what
+/// was committed last may stand in the log beside it alone.
+async fn store_closed(state: &Path) {
+    let begun = std::time::Instant::now();
+    while state.join("store.db-wal").exists() {
+        assert!(begun.elapsed() < PATIENCE, "the store is not closed");
+        tokio::task::yield_now().await;
+    }
+}
+
 async fn world_with_hosts() -> Arc<World> {
     let world = World::new(false);
     Agent::start(&world, "h1").await;
@@ -330,6 +340,7 @@ async fn the_bundle_that_a_host_runs_outlives_a_store_that_does_not_know_it() {
         let put = edge.request(Method::PUT, "/v1/apps/shop?host=h1").body(pack(&[("index.ts", text)]));
         assert!(put.send().await.unwrap().text().await.unwrap().contains("\"done\":true"));
         edge.stop().await;
+        store_closed(&state).await;
         if text == "one" {
             std::fs::copy(state.join("store.db"), &copy).unwrap();
         }
@@ -366,12 +377,7 @@ async fn an_edge_whose_store_is_broken_serves_from_its_table_and_says_so() {
     put.send().await.unwrap().text().await.unwrap();
     edge.stop().await;
 
-    // The store's thread closes its file after its edge has ended; the log beside it goes last.
-    let begun = std::time::Instant::now();
-    while dir.path().join("state/store.db-wal").exists() {
-        assert!(begun.elapsed() < PATIENCE, "the store is not closed");
-        tokio::task::yield_now().await;
-    }
+    store_closed(&dir.path().join("state")).await;
     for content in [Some("this is no database, and long enough to be sure of it".repeat(100)), None] {
         let store = dir.path().join("state/store.db");
         match &content {
@@ -486,11 +492,7 @@ async fn an_edge_without_its_store_hears_of_certificates_and_reads_its_configura
     edge.until_hosts(2).await;
     edge.stop().await;
     let (store, kept) = (dir.path().join("state/store.db"), dir.path().join("kept.db"));
-    let begun = std::time::Instant::now();
-    while dir.path().join("state/store.db-wal").exists() {
-        assert!(begun.elapsed() < PATIENCE, "the store is not closed");
-        tokio::task::yield_now().await;
-    }
+    store_closed(&dir.path().join("state")).await;
     std::fs::rename(&store, &kept).unwrap();
     std::fs::create_dir(&store).unwrap();
 

@@ -81,7 +81,7 @@ pub struct Agent {
     listener: TcpListener,
     membership: Option<Arc<Membership>>,
     leftovers_killed: usize,
-    _lock: File,
+    lock: Lock,
 }
 
 impl Agent {
@@ -134,7 +134,7 @@ impl Agent {
             listener,
             membership,
             leftovers_killed,
-            _lock: lock,
+            lock,
         })
     }
 
@@ -258,7 +258,7 @@ impl Agent {
         tasks.spawn(async move { heeding.heed(notices).await });
         tasks.spawn(async move { collecting.collect().await });
         tasks.spawn(async move { hub.run().await });
-        Ok(Running { host, plane, live: self.live, tasks, served, end_api })
+        Ok(Running { host, plane, live: self.live, tasks, served, end_api, _lock: self.lock })
     }
 }
 
@@ -271,6 +271,8 @@ struct Running {
     tasks: JoinSet<()>,
     served: JoinHandle<io::Result<()>>,
     end_api: oneshot::Sender<()>,
+    /// Until the applications have ended: whoever gets it ends what it finds of them.
+    _lock: Lock,
 }
 
 impl Running {
@@ -311,7 +313,18 @@ fn private_folder(dir: &Path) -> Result<(), Error> {
 }
 
 /// One agent a state folder. The lock ends with the process, however it ends.
-fn lock(dir: &Path) -> Result<File, Error> {
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    /// Unlocks, where closing would not do: a child that was forked and has not come to its exec has the file open too.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
+/// Takes it, or says who has it.
+fn lock(dir: &Path) -> Result<Lock, Error> {
     let path = dir.join("lock");
     let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
     let mut file = opened.map_err(at("cannot open", &path))?;
@@ -329,7 +342,7 @@ fn lock(dir: &Path) -> Result<File, Error> {
     let written =
         file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "pid {}", std::process::id()));
     written.map_err(at("cannot write", &path))?;
-    Ok(file)
+    Ok(Lock(file))
 }
 
 /// A secret text from a 0600 file; made of 256 random bits when there is none.

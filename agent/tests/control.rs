@@ -442,6 +442,20 @@ async fn a_second_agent_on_the_same_folder_says_who_holds_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_agent_on_the_folder_of_one_that_runs_leaves_its_applications_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let digest = bundle(&rig.client, &app("one")).await;
+    let (_, shown) = rig.client.place("shop", 1, "owner", 1, &digest).await;
+    let error = Agent::open(config(dir.path())).await.unwrap_err().to_string();
+    assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
+    assert!(runs(shown["pid"].as_u64().unwrap()));
+    assert_eq!(rig.plane.until_ready("shop").await.get("/").await, "one");
+    rig.stop().await;
+    Agent::open(config(dir.path())).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn children_of_an_application_end_with_it_even_when_they_left_its_group() {
     let dir = tempfile::tempdir().unwrap();
     let rig = Rig::start(dir.path()).await;

@@ -14,8 +14,7 @@ pub const METERS_QUIET: Duration = Duration::from_secs(600);
 pub const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// Between two looks whether something happened that is worth a report at once: half of what it may take to be told.
 pub const REPORT_LOOK: Duration = Duration::from_millis(50);
-/// How old the memory of an application's processes may be in a report, and which processes it has.
-pub const MEMORY_EVERY: Duration = Duration::from_secs(5);
+/// How old what is told of an application's processes may be: which there are, and what memory they hold.
 pub const PROCESSES_EVERY: Duration = Duration::from_secs(10);
 
 /// What `apps.apps_max` may be at most: with more, a host could not register, whose registration says all that it has

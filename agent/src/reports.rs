@@ -19,7 +19,7 @@ use crate::host::Host;
 use crate::limits::{METERS_QUIET, PROCESSES_EVERY, REPORT_EVERY, REPORT_LOOK};
 use crate::supervise::Changes;
 use crate::supervise::status::Status;
-use crate::usage::{Usage, sessions};
+use crate::usage::{Process, Usage, sessions};
 
 /// Where the hub learns how applications are.
 pub trait Source: Send + Sync {
@@ -172,9 +172,12 @@ impl Hub {
         }
     }
 
-    /// Takes in which processes there are, by session.
-    pub fn see(&self, sessions: &HashMap<u32, Vec<u32>>) {
-        self.inner().usage.seen(sessions);
+    /// Takes in which processes there are, by session. The next report tells of those whose memory is another now, in use or not.
+    pub fn see(&self, sessions: &HashMap<u32, Vec<Process>>) {
+        let changed = self.inner().usage.seen(sessions);
+        for app in &changed {
+            self.source.changes().note(app);
+        }
     }
 
     /// Makes the next report.
@@ -200,7 +203,7 @@ impl Hub {
     /// Writes what belongs into a report that follows another.
     fn write(&self, inner: &mut Inner, active: &[Subject], changed: &HashSet<Arc<str>>, now_ns: u64) {
         let Inner { collector, usage, writer, .. } = inner;
-        let mut desk = Desk { source: &*self.source, usage, now: Instant::now(), now_ns };
+        let mut desk = Desk { source: &*self.source, usage, now_ns };
         for subject in active {
             if let Some(gathered) = collector.subject(subject) {
                 writer.push(&desk.told(subject, Some((gathered, gathered.changed.each_ref()))));
@@ -226,7 +229,7 @@ impl Hub {
         let mut inner = self.inner();
         let now_ns = u64::try_from(inner.begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let Inner { collector, usage, start, number, writer, .. } = &mut *inner;
-        let mut desk = Desk { source: &*self.source, usage, now: Instant::now(), now_ns };
+        let mut desk = Desk { source: &*self.source, usage, now_ns };
         let mut measured: HashMap<Arc<str>, HashSet<u64>> = HashMap::new();
         for (subject, gathered) in collector.subjects() {
             writer.push(&desk.told(subject, Some((gathered, gathered.sum.times.each_ref()))));
@@ -258,7 +261,6 @@ static NOTHING: Snapshot = Snapshot::EMPTY;
 struct Desk<'a> {
     source: &'a dyn Source,
     usage: &'a mut Usage,
-    now: Instant,
     now_ns: u64,
 }
 
@@ -276,7 +278,7 @@ impl Desk<'_> {
             Some(_) if measured.is_some_and(|(gathered, _)| gathered.in_flight > 0) => state = State::Draining,
             Some(_) | None => {}
         }
-        let (cpu_us, memory_bytes) = pid.map_or((0, 0), |pid| self.usage.of(pid, self.now));
+        let (cpu_us, memory_bytes) = pid.map_or((0, 0), |pid| self.usage.of(&subject.app, pid));
         let gathered = measured.map(|(gathered, _)| gathered);
         Told {
             app: &subject.app,

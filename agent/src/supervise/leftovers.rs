@@ -34,6 +34,8 @@ pub struct Seen {
     pub group: u32,
     pub session: u32,
     pub start_time: u64,
+    /// Resident memory, in pages.
+    pub resident_pages: u64,
     /// A zombie runs nothing any more; its parent only has not looked.
     pub is_zombie: bool,
 }
@@ -52,6 +54,7 @@ fn parse_stat(stat: &str) -> Option<Seen> {
         group: fields.get(2)?.parse().ok()?,
         session: fields.get(3)?.parse().ok()?,
         start_time: fields.get(19)?.parse().ok()?,
+        resident_pages: fields.get(21)?.parse().ok()?,
         is_zombie: matches!(*fields.first()?, "Z" | "X"),
     })
 }

@@ -26,9 +26,14 @@ pub fn resident_bytes(pid: u32) -> u64 {
     let read = fs::File::open(format!("/proc/{pid}/statm")).and_then(|mut file| file.read(&mut text));
     let text = read.ok().and_then(|length| std::str::from_utf8(&text[..length]).ok()).unwrap_or_default();
     let pages: u64 = text.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    pages * page_bytes()
+}
+
+/// The octets of a page of memory.
+pub fn page_bytes() -> u64 {
     // SAFETY: asks for a number that never changes.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    pages * u64::try_from(page).unwrap_or(4096)
+    u64::try_from(page).unwrap_or(4096)
 }
 
 #[cfg(test)]

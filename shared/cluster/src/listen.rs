@@ -27,6 +27,8 @@ pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// Connections with TLS and without a certificate: of hosts that join, and of operators with a token. Further ones are refused, so
 /// that strangers take no descriptors from members.
 pub const STRANGERS_MAX: usize = 256;
+/// Silence after which a client is asked whether it is still there: one whose machine is gone holds its descriptor for twice as long.
+const QUIET: Duration = Duration::from_secs(60);
 /// A pause after an accept that failed (no descriptors).
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// The first octet of a TLS connection: a handshake record.
@@ -106,6 +108,7 @@ impl Listener {
     /// Takes connections from a bound listener, on a task of this runtime.
     pub fn new(listener: TcpListener, configs: Configs, plain: Plain) -> io::Result<Listener> {
         let local = listener.local_addr()?;
+        steady_sys::net::set_keepalive(&listener, QUIET)?;
         let (sender, ready) = mpsc::channel(HANDSHAKES_MAX);
         let (mark, unread) = mpsc::channel(1);
         let refused = Arc::new(Refused::default());

@@ -6,9 +6,10 @@ use std::ffi::c_int;
 use std::io;
 use std::mem::{self, size_of};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 /// An address as the kernel reads it.
 #[derive(Clone, Copy)]
@@ -223,6 +224,17 @@ pub fn set_nodelay(socket: &OwnedFd) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
 }
 
+/// Ends connections whose other end is gone without a word (SO_KEEPALIVE): it is asked after `quiet`, in whole seconds, of
+/// silence, and three times more, each after a third of that. Accepted sockets inherit it from their listener.
+pub fn set_keepalive(socket: &impl AsFd, quiet: Duration) -> io::Result<()> {
+    let seconds = c_int::try_from(quiet.as_secs()).unwrap_or(c_int::MAX).max(1);
+    let socket = socket.as_fd();
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, seconds)?;
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, (seconds / 3).max(1))?;
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 3)?;
+    set_option(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)
+}
+
 /// The error that a socket holds for us (SO_ERROR), cleared by the call.
 pub fn take_error(socket: &OwnedFd) -> io::Result<()> {
     match option(socket, libc::SOL_SOCKET, libc::SO_ERROR)? {
@@ -287,10 +299,11 @@ fn option(socket: &OwnedFd, level: c_int, name: c_int) -> io::Result<c_int> {
     Ok(value)
 }
 
-fn set_option(socket: &OwnedFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+fn set_option(socket: impl AsFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     let len = size_of::<c_int>() as libc::socklen_t;
     // SAFETY: `value` is readable for the `len` octets given.
-    check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), len) }).map(drop)
+    check(unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw const value).cast(), len) })
+        .map(drop)
 }
 
 #[cfg(test)]
@@ -319,5 +332,18 @@ mod tests {
         assert_ne!(addr.port(), 0);
         assert!(is_tcp(&listener).unwrap());
         std::net::TcpStream::connect(addr).unwrap();
+    }
+
+    #[test]
+    fn what_is_accepted_asks_after_its_other_end_as_its_listener_was_told() {
+        let listener = listen_tcp("127.0.0.1:0".parse().unwrap(), 16).unwrap();
+        set_keepalive(&listener, Duration::from_secs(60)).unwrap();
+        let addr = local_addr(&listener).unwrap().to_tcp().unwrap();
+        let _client = std::net::TcpStream::connect(addr).unwrap();
+        set_nonblocking(&listener, false).unwrap();
+        let accepted = accept(&listener).unwrap();
+        assert_eq!(option(&accepted, libc::SOL_SOCKET, libc::SO_KEEPALIVE).unwrap(), 1);
+        let tcp = |name| option(&accepted, libc::IPPROTO_TCP, name).unwrap();
+        assert_eq!((tcp(libc::TCP_KEEPIDLE), tcp(libc::TCP_KEEPINTVL), tcp(libc::TCP_KEEPCNT)), (60, 20, 3));
     }
 }

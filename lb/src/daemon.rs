@@ -92,12 +92,17 @@ enum After {
     Close(Option<JoinHandle<()>>),
 }
 
-/// Ends the control side with its runtime, so that the store's file is whole: who copies it then has all of it.
+/// Ends the control side with its runtime, so that the store's file is whole, and says so if it is not: who copies it then has all of it.
 fn close(runtime: tokio::runtime::Runtime, store: Option<JoinHandle<()>>) {
     runtime.shutdown_timeout(CLOSE);
     let begun = Instant::now();
     while store.as_ref().is_some_and(|store| !store.is_finished()) && begun.elapsed() < UPGRADE_STORE {
         std::thread::sleep(CLOSE_LOOK);
+    }
+    if store.is_some_and(|store| !store.is_finished()) {
+        tracing::warn!(
+            "the disk is too slow for the store to be closed: a copy of it needs store.db-wal beside store.db"
+        );
     }
 }
 

@@ -85,6 +85,22 @@ impl Health {
     }
 }
 
+/// Tells silence of hosts from a pause of this process (it was stopped, or its machine was): after one, what hosts said meanwhile
+/// lies unread, and whoever looks before it has been read would suspect them all.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pauses {
+    late: bool,
+}
+
+impl Pauses {
+    /// Takes in how long a sleep of `every` took. Whether the next look is to wait for one more: not twice in a row, as a process
+    /// that is always late must judge hosts too.
+    fn slept(&mut self, took: Duration, every: Duration) -> bool {
+        self.late = !self.late && took > every * 2;
+        self.late
+    }
+}
+
 impl Default for Health {
     fn default() -> Self {
         Health::new()
@@ -157,6 +173,7 @@ async fn watch_registered(
     let mut health = Health::new();
     let mut open = slot.subscribe();
     let mut announced = 0;
+    let (mut pauses, mut paused) = (Pauses::default(), false);
     while hosts.is_current(&handle) && !events.is_closed() {
         let pace = pace();
         let new = open.borrow_and_update().clone().filter(|open| open.number != announced);
@@ -164,6 +181,8 @@ async fn watch_registered(
         let before = health.state();
         let state = if heard.is_some_and(|heard| heard.elapsed() <= pace.suspect_after) {
             health.answered()
+        } else if paused {
+            before
         } else {
             let data_port = data_port_answers(&handle.record.addr).await;
             health.silent(data_port, heard.unwrap_or(begun).elapsed() >= pace.down_after)
@@ -190,11 +209,13 @@ async fn watch_registered(
         {
             return;
         }
+        let asleep = Instant::now();
         tokio::select! {
             () = tokio::time::sleep(pace.every) => {}
             // The slot is ours.
             _ = open.changed() => {}
         }
+        paused = pauses.slept(asleep.elapsed(), pace.every);
     }
 }
 
@@ -248,6 +269,16 @@ mod tests {
         let mut health = Health::new();
         let seen = states(&mut health, Instant::now(), &[MUTE; 100]);
         assert!(seen.iter().all(|state| *state == HostState::Suspected));
+    }
+
+    #[test]
+    fn after_a_pause_of_this_process_hosts_have_one_look_more_to_be_heard_and_not_for_ever() {
+        let (mut pauses, every) = (Pauses::default(), Duration::from_secs(1));
+        let mut slept = |ms| pauses.slept(Duration::from_millis(ms), every);
+        assert!(!slept(1_000) && !slept(1_900) && !slept(3), "as long as asked, or woken sooner");
+        assert!(slept(60_000), "stopped for a minute");
+        assert!(!slept(60_000), "who is always late does judge");
+        assert!(slept(60_000) && !slept(1_000));
     }
 
     #[test]

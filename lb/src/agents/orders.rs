@@ -184,7 +184,9 @@ impl Orders {
             _ => return,
         };
         // Too late is as well: then the host gets both, in their order.
-        let _ = before.withdraw().await;
+        if before.withdraw().await.is_ok() {
+            tracing::debug!(host = self.host, "an order is withdrawn");
+        }
     }
 
     fn leave(&self, app: &str, generation: u64, call: Call) {

@@ -1,23 +1,21 @@
 //! Bundles: an application's folder as a gzipped tar, named by the SHA-256 of its octets.
 //!
-//! An upload is written aside as it comes, measured and hashed, then read once to see that it unpacks, stays inside its
+//! An upload is written aside as it comes, measured and hashed, then read to see that it unpacks, stays inside its
 //! folder and within the limits; only then does it get its name. Nothing is unpacked here: that is the host's work.
+
+mod inspect;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{self, BufReader, Read};
-use std::path::{Component, Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use flate2::read::MultiGzDecoder;
 use futures_util::{Stream, StreamExt};
 use sha2::{Digest, Sha256};
-use tar::EntryType;
 use tempfile::NamedTempFile;
 use tokio::io::AsyncWriteExt;
-
-use crate::limits::{BUNDLE_ENTRIES, BUNDLE_MANIFEST_BYTES, BUNDLE_UNPACKED_BYTES};
 
 const SUFFIX: &str = ".tar.gz";
 
@@ -142,7 +140,8 @@ impl Bundles {
     /// Checks what was written aside and gives it its name.
     fn keep(&self, aside: NamedTempFile, digest: String, bytes: u64) -> Result<Received, BundleError> {
         let disk = |source| BundleError::Disk { dir: self.dir.clone(), source };
-        let exclusive = inspect(aside.reopen().map_err(disk)?)?;
+        inspect::refuse_metadata(aside.reopen().map_err(disk)?)?;
+        let exclusive = inspect::inspect(aside.reopen().map_err(disk)?)?;
         *self.pinned.lock().expect("no holder panics").entry(digest.clone()).or_default() += 1;
         let pin = Pin { digest: digest.clone(), pinned: Arc::clone(&self.pinned) };
         aside.persist(self.path(&digest)).map_err(|error| disk(error.error))?;
@@ -174,120 +173,6 @@ impl Bundles {
     }
 }
 
-/// Reads a whole bundle and refuses what a host would refuse. Whether its application is exclusive.
-fn inspect(file: File) -> Result<bool, BundleError> {
-    let unreadable = |error: io::Error| BundleError::Unreadable(error.to_string());
-    let measured = Measured { inner: MultiGzDecoder::new(BufReader::new(file)), left: BUNDLE_UNPACKED_BYTES };
-    let mut archive = tar::Archive::new(measured);
-    let (mut entries, mut files, mut exclusive) = (0_u64, 0_u64, false);
-    for entry in archive.entries().map_err(unreadable)? {
-        let mut entry = entry.map_err(unreadable)?;
-        entries += 1;
-        if entries > BUNDLE_ENTRIES {
-            return Err(BundleError::Limit(format!("the bundle has more than {BUNDLE_ENTRIES} entries")));
-        }
-        let path = entry.path().map_err(unreadable)?.into_owned();
-        let refuse = |why: &str| BundleError::Entry { path: path.display().to_string(), why: why.into() };
-        let Some(inside) = normal(&path) else { return Err(refuse("leads out of its folder")) };
-        match entry.header().entry_type() {
-            EntryType::Regular | EntryType::Continuous => files += 1,
-            // A few octets of it stand for holes of any size, which nobody measures.
-            EntryType::GNUSparse => return Err(refuse("is a sparse file: pack it as a regular one")),
-            EntryType::Directory => {}
-            EntryType::Symlink => {
-                let target = entry.link_name().map_err(unreadable)?.ok_or_else(|| refuse("is a link to nothing"))?;
-                let parent = inside.parent().unwrap_or(Path::new(""));
-                if target.is_absolute() || normal_from(parent, &target).is_none() {
-                    return Err(refuse("is a link that leads out of its folder"));
-                }
-            }
-            EntryType::Link => {
-                let target = entry.link_name().map_err(unreadable)?.ok_or_else(|| refuse("is a link to nothing"))?;
-                if normal(&target).is_none() {
-                    return Err(refuse("is a link that leads out of its folder"));
-                }
-            }
-            EntryType::XGlobalHeader => {}
-            _ => return Err(refuse("is neither a file, a directory nor a link")),
-        }
-        if inside == Path::new("steady.toml") {
-            // Read here and, from what it unpacked, by the host: both must find the same.
-            if entry.header().entry_type() != EntryType::Regular {
-                return Err(refuse("must be a regular file: put its text there, not a link to it"));
-            }
-            exclusive = read_manifest(&mut entry)?;
-        }
-        io::copy(&mut entry, &mut io::sink()).map_err(unreadable)?;
-    }
-    // The checksum of the whole stands behind the tar's own end.
-    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(unreadable)?;
-    if files == 0 { Err(BundleError::Empty) } else { Ok(exclusive) }
-}
-
-/// `exclusive` of a `steady.toml`. The rest is the host's to judge.
-fn read_manifest(entry: &mut impl Read) -> Result<bool, BundleError> {
-    let mut text = String::new();
-    let read = entry.take(BUNDLE_MANIFEST_BYTES + 1).read_to_string(&mut text);
-    read.map_err(|error| BundleError::Manifest(error.to_string()))?;
-    if text.len() as u64 > BUNDLE_MANIFEST_BYTES {
-        return Err(BundleError::Manifest(format!("it has more than {BUNDLE_MANIFEST_BYTES} octets")));
-    }
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| BundleError::Manifest(error.to_string()))?;
-    match table.get("exclusive") {
-        None => Ok(false),
-        Some(toml::Value::Boolean(exclusive)) => Ok(*exclusive),
-        Some(_) => Err(BundleError::Manifest("exclusive: write true or false".into())),
-    }
-}
-
-/// The path without `.`; `None` if it is absolute or has `..`.
-fn normal(path: &Path) -> Option<PathBuf> {
-    let mut inside = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::CurDir => {}
-            Component::Normal(part) => inside.push(part),
-            Component::ParentDir | Component::RootDir | Component::Prefix(_) => return None,
-        }
-    }
-    Some(inside)
-}
-
-/// Where `target` leads from the directory `parent`; `None` if that is outside.
-fn normal_from(parent: &Path, target: &Path) -> Option<PathBuf> {
-    let mut inside = parent.to_owned();
-    for component in target.components() {
-        match component {
-            Component::CurDir => {}
-            Component::Normal(part) => inside.push(part),
-            Component::ParentDir => {
-                if !inside.pop() {
-                    return None;
-                }
-            }
-            Component::RootDir | Component::Prefix(_) => return None,
-        }
-    }
-    Some(inside)
-}
-
-/// Stops at a bound, so that a small file cannot keep us unpacking for ever.
-struct Measured<R> {
-    inner: R,
-    left: u64,
-}
-
-impl<R: Read> Read for Measured<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.left = self
-            .left
-            .checked_sub(read as u64)
-            .ok_or_else(|| io::Error::other(format!("it unpacks to more than {BUNDLE_UNPACKED_BYTES} octets")))?;
-        Ok(read)
-    }
-}
-
 /// Packs files into a bundle, for tests.
 #[cfg(test)]
 pub(crate) fn pack(files: &[(&str, &str)]) -> Vec<u8> {
@@ -308,6 +193,9 @@ pub(crate) fn pack(files: &[(&str, &str)]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::io::Read;
+
+    use tar::EntryType;
 
     use super::*;
 
@@ -396,6 +284,32 @@ mod tests {
             assert!(refused.to_string().contains("is a sparse file"), "{size}: {refused}");
             assert_eq!(refused.status(), 422);
         }
+    }
+
+    #[tokio::test]
+    async fn names_and_records_larger_than_any_path_are_refused_before_they_are_read_into_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let bundles = Bundles::open(dir.path().into()).unwrap();
+        let with = |kind: EntryType, content: &[u8]| {
+            let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            let mut builder = tar::Builder::new(gzip);
+            for (name, kind, content) in [("record", kind, content), ("file", EntryType::Regular, b"x")] {
+                let mut header = tar::Header::new_gnu();
+                header.set_entry_type(kind);
+                header.set_size(content.len() as u64);
+                builder.append_data(&mut header, name, content).unwrap();
+            }
+            builder.into_inner().unwrap().finish().unwrap()
+        };
+        let kinds = [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader, EntryType::XGlobalHeader];
+        for kind in kinds {
+            let refused = receive(&bundles, with(kind, &[b'x'; (64 << 10) + 1])).await.unwrap_err();
+            assert!(refused.to_string().contains("has a name or a record of 65537 octets"), "{kind:?}: {refused}");
+        }
+        receive(&bundles, with(EntryType::GNULongName, &[b'x'; 200])).await.unwrap();
+        // The second reading would step elsewhere than the first did.
+        let refused = receive(&bundles, with(EntryType::XHeader, b"12 size=512\n")).await.unwrap_err();
+        assert!(refused.to_string().contains("PAX record of its size"), "{refused}");
     }
 
     #[tokio::test]

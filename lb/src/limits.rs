@@ -8,6 +8,8 @@ pub const BUNDLE_BYTES: u64 = 256 << 20;
 pub const BUNDLE_UNPACKED_BYTES: u64 = 2 << 30;
 /// Entries of a bundle: `node_modules` of a large application has some tens of thousands.
 pub const BUNDLE_ENTRIES: u64 = 200_000;
+/// One name or record in front of an entry of a bundle, which is read into memory: far above any path that a file system takes.
+pub const BUNDLE_METADATA_BYTES: u64 = 64 << 10;
 /// `steady.toml` of an application, which is read into memory.
 pub const BUNDLE_MANIFEST_BYTES: u64 = 64 << 10;
 /// A JSON body of the private API, read into memory before it is parsed.

@@ -386,8 +386,10 @@ fn whatever_is_refused_is_explained_to_people_and_to_programs() {
     both(setup, |house| {
         refused(house, "nobody.localhost", "/", 404, "no_such_app");
         refused(house, "example.org", "/", 404, "not_ours");
-        // The edge's own deadline, then the agent's.
+        // The edge's own deadline, then, where that is far away, the agent's.
         refused(house, "echo.localhost", "/hold", 504, "response_timeout");
+        let routes = house.build_table(house.contents(vec![placed("echo", 0, 1)]));
+        house.publish_with(Arc::new(routes), &Settings::default(), &[HostState::Up]);
         house.agents[0].set(steady_agent::gate::App { response_timeout: short / 4, ..house.ready("echo", 1) });
         refused(house, "echo.localhost", "/hold", 504, "response_timeout");
         let full = |process| steady_agent::gate::App { queue_max: 0, ..app("echo", Role::Owner, 1, process) };

@@ -128,7 +128,8 @@ fn silence_and_a_host_that_is_gone_are_not_live() {
     for uring in [true, false] {
         // Accepts nothing, says nothing: the kernel's queue takes the connection.
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-        let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // Below those that anybody is given, and nobody listens there.
+        let gone = "127.0.0.1:1".parse().unwrap();
         let mut dying = Fake::start(|_| Act::Later(&Act::Answer(200)));
         for old in [silent.local_addr().unwrap(), gone, dying.addr] {
             let settings = Settings { probe_timeout: Duration::from_millis(300), ..patient() };
@@ -390,7 +391,7 @@ fn past_the_queue_s_bound_a_request_is_refused_at_once_and_a_client_that_leaves_
 
 #[test]
 fn a_queue_at_the_agent_outlasts_the_edge_s_response_timeout_and_who_leaves_over_http_1_1_makes_room() {
-    let short = Duration::from_millis(200);
+    let short = Duration::from_secs(2);
     for uring in [true, false] {
         let house = house(uring, 1, Settings { response_timeout: short, ..patient() }, None);
         house.agents[0].set(app("echo", Role::Owner, 1, Process::Starting));
@@ -405,7 +406,8 @@ fn a_queue_at_the_agent_outlasts_the_edge_s_response_timeout_and_who_leaves_over
         queued(1);
         drop(leaver);
         queued(0);
-        house.agents[0].set(gate::App { queue_wait: 3 * short, ..app("echo", Role::Owner, 1, Process::Starting) });
+        house.agents[0]
+            .set(gate::App { queue_wait: short + short / 2, ..app("echo", Role::Owner, 1, Process::Starting) });
         for answer in burst(house.plain, 3) {
             let reply = answer.join().unwrap();
             assert!(reply.status == 503 && reply.text().contains("park_timeout"), "{reply:?}");

@@ -18,7 +18,7 @@ fn a_second_up_on_the_directory_says_who_holds_it_and_disturbs_nothing() {
     assert_eq!(output.status.code(), Some(5), "{}", text(&output));
     assert!(text(&output).contains(&format!("process {}", up.pid())), "{}", text(&output));
     assert_eq!(up.get("clock", "/").status, 200);
-    assert!(up.output().contains("Ctrl-C stops everything"), "{}", up.output());
+    eventually("it says all that it has to say", || up.output().contains("Ctrl-C stops everything").then_some(()));
     for hint in ["curl http://", " deploy ", " logs "] {
         assert!(up.output().contains(hint), "no {hint:?} in {}", up.output());
     }

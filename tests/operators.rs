@@ -20,8 +20,10 @@ fn open_slow(up: &Up) -> Conn {
 /// The rows of `steady requests`.
 fn requests(up: &Up, arguments: &[&str]) -> Vec<Value> {
     let all = [&["requests", "--json"], arguments].concat();
-    let answer: Value = serde_json::from_str(&up.run(&all)).unwrap();
-    assert_eq!(answer["complete"], true);
+    let answer = eventually("every worker answers in time", || {
+        let answer: Value = serde_json::from_str(&up.run(&all)).unwrap();
+        (answer["complete"] == true).then_some(answer)
+    });
     answer["exchanges"].as_array().unwrap().clone()
 }
 
@@ -97,11 +99,11 @@ fn a_request_that_hangs_is_found_and_cut(up: &Up) {
 
 fn a_request_is_cut_at_its_host(up: &Up) {
     let mut conn = open_slow(up);
-    let row = eventually("it is with the process", || {
-        requests(up, &["fixture", "--at", "h1"]).into_iter().find(|row| row["state"] == "waiting")
+    let at_edge = eventually("it is at the edge", || requests(up, &["fixture"]).pop());
+    let row = eventually("it is with the process, and both sides know it by one id", || {
+        let mut rows = requests(up, &["fixture", "--at", "h1"]).into_iter();
+        rows.find(|row| row["state"] == "waiting" && row["id"] == at_edge["id"])
     });
-    let at_edge = requests(up, &["fixture"]).remove(0);
-    assert_eq!(row["id"], at_edge["id"], "both sides know it by one id");
     assert_eq!(requests(up, &["fixture", "--at", "h2"]).len(), 0);
     assert_eq!(up.run(&["requests", "--at", "h1", "--cut", row["id"].as_str().unwrap()]), "1 cut\n");
     assert_eq!(conn.reply(false).unwrap().status, 503);

@@ -21,7 +21,10 @@ fn drivers() -> Vec<&'static str> {
 #[test]
 fn without_descriptors_nobody_is_accepted_and_nothing_is_connected_to_until_there_are_some_again() {
     for io in drivers() {
-        let site = Site::start_after("ulimit -n 100;", &Choice { workers: 1, ..Choice::of(io) });
+        let site = Site::start_after(
+            "ulimit -n 100;",
+            &Choice { workers: 1, timeouts: "header = \"120s\"".into(), ..Choice::of(io) },
+        );
         let http = site.http();
         let mut early = Conn::open(http);
         assert_eq!(early.request("GET", "nobody.localhost", "/", &[], b"").unwrap().status, 404);

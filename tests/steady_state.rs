@@ -11,6 +11,7 @@ use std::cell::Cell;
 
 use house::{House, Setup, h2c};
 use steady_heap::Counting;
+use steady_proxy::log::BLOCKS_PER_WRITER;
 use support::http::Conn;
 
 thread_local! {
@@ -91,8 +92,13 @@ fn check<T>(house: &House, what: &str, is_uring: bool, work: impl FnOnce() -> T)
     let (syscalls, waits) = (driver("syscalls_total") - syscalls, driver("batches_total") - waits);
     let total = (CLIENTS * COUNTED) as u64;
     println!("{what}: {allocations} allocations, {syscalls} system calls, {waits} waits, {total} requests");
-    // A handful: each of the buffers in use grows, by doubling, to the size of the largest batch that it has met so far.
-    assert!(allocations <= total / 500, "{what}: {allocations} allocations for {total} requests; the first:\n{first}");
+    // A handful: each of the buffers in use grows, by doubling, to the size of the largest batch that it has met so far. And while
+    // a log's thread has no processor its worker makes blocks, as many as it may have; the edge has one and the agent.
+    let blocks = 2 * BLOCKS_PER_WRITER as u64;
+    assert!(
+        allocations <= total / 500 + blocks,
+        "{what}: {allocations} allocations for {total} requests; the first:\n{first}"
+    );
     // Both are written at a batch's end, one after the other: a look between the two sees one more of the first.
     assert!(!is_uring || syscalls.abs_diff(waits) <= 2, "{what}: {syscalls} system calls, {waits} waits");
     done

@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -212,15 +213,18 @@ fn a_process_that_cannot_take_over_leaves_the_old_one_serving_and_says_why() {
         fake.until("held");
         fake.say(r#"{"what":"failed","why":"the moon is wrong"}"#);
         eventually("the old process repeats it", || site.log().contains("the moon is wrong").then_some(()));
+        let let_go = |before: usize| {
+            eventually("the next one is attended to", || Fake::asking(&site).next().contains("socket").then_some(()));
+            eventually("it is let go of", || site.log()[before..].contains("failed before it began").then_some(()));
+        };
+        let_go(site.log().len());
         // Two at once.
         let first = Fake::prepared(&site);
         let mut second = Fake::asking(&site);
         assert!(second.until("refused").contains("just now"));
         drop((first, second));
         // And then one that can.
-        let before = site.log().len();
-        eventually("the next one is attended to", || Fake::asking(&site).next().contains("socket").then_some(()));
-        eventually("it is let go of", || site.log()[before..].contains("failed before it began").then_some(()));
+        let_go(site.log().len());
         let new = site.upgrade();
         assert_eq!((site.pid(), site.http(), site.get("/").status), (new, http, 200));
         assert_eq!(site.ended(old), Some(0));
@@ -238,7 +242,10 @@ fn a_move_that_is_under_way_is_finished_by_the_process_that_takes_over() {
         slow.send(format!("GET /slow?ms=4000 HTTP/1.1\r\nHost: {APP}\r\n\r\n").as_bytes()).unwrap();
         eventually("it is under way", || site.run(&["requests"]).contains("/slow").then_some(()));
         let mover = site.spawn(&["move", "fixture", "--to", "h2"]);
-        eventually("the move is under way", || (site.metric("steady_lb_workflows_open") == 1.0).then_some(()));
+        // On a machine that is very slow it may be over.
+        eventually("the move is under way", || {
+            (site.metric("steady_lb_workflows_open") == 1.0 || site.app("fixture")["hosts"][0] == "h2").then_some(())
+        });
         let old = site.pid();
         assert_ne!(site.upgrade(), old);
         let said = text(&mover.wait_with_output().unwrap());
@@ -283,15 +290,17 @@ fn whoever_scrapes_metrics_during_upgrades_gets_them_whole_each_time() {
                 (scrapes.load(Ordering::Relaxed) >= wanted).then_some(())
             });
         };
+        let mut begun = Instant::now();
         for _ in 0..3 {
             advance();
+            begun = Instant::now();
             site.upgrade();
         }
         advance();
         stop.store(true, Ordering::Relaxed);
         scraper.join().unwrap();
         let uptime = site.metric("steady_lb_uptime_seconds");
-        assert!(uptime > 0.0 && uptime < 60.0, "the new process' own: {uptime}");
+        assert!(uptime > 0.0 && uptime <= begun.elapsed().as_secs_f64(), "the new process' own: {uptime}");
     }
 }
 
@@ -398,7 +407,6 @@ fn a_signal_starts_the_program_anew_which_takes_over_and_what_is_left_is_cut_at_
         tell(old, "USR2");
         eventually("another process is the edge", || (site.pid() != old).then_some(()));
         assert_eq!(site.get("/").status, 200);
-        socket.echo("carried by the old one");
         assert_eq!(site.ended(old), Some(0));
         assert!(socket.is_over());
         let new = site.pid();
@@ -437,20 +445,21 @@ fn a_tls_session_that_the_old_process_began_is_resumed_by_the_new_one() {
 #[test]
 fn told_to_stop_an_edge_finishes_what_it_can_until_its_deadline_and_cuts_the_rest() {
     for io in drivers() {
-        let mut site = Site::start(&Choice { timeouts: "drain = \"5s\"".into(), ..Choice::of(io) });
+        let mut site = Site::start(&Choice { timeouts: "drain = \"10s\"".into(), ..Choice::of(io) });
         let slow = |site: &Site, ms: u32| {
             let mut conn = Conn::open(site.http());
             let request = format!("GET /slow?ms={ms} HTTP/1.1\r\nHost: {APP}\r\n\r\n");
             conn.send(request.as_bytes()).unwrap();
             conn
         };
-        let (mut quick, mut endless) = (slow(&site, 500), slow(&site, 100_000));
+        let (mut quick, mut endless) = (slow(&site, 4_000), slow(&site, 100_000));
         eventually("both are under way", || (site.metric("steady_lb_exchanges_open") == 2.0).then_some(()));
         let http = site.http();
         let pid = site.pid();
         tell(pid, "TERM");
+        eventually("it accepts no more", || std::net::TcpStream::connect(http).is_err().then_some(()));
+        assert!(alive(pid));
         assert_eq!(quick.reply(false).unwrap().status, 200);
-        assert!(std::net::TcpStream::connect(http).is_err(), "it accepts no more");
         assert_eq!(endless.reply(false).unwrap().status, 503);
         assert_eq!(site.ended(pid), Some(0));
     }
@@ -470,9 +479,8 @@ fn sockets_that_systemd_opened_are_served_and_those_that_nobody_asked_for_are_na
     let mut first = Conn::open(http);
     assert_eq!(first.request("GET", APP, "/", &[], b"").unwrap().status, 404);
     assert_eq!(site.http(), http);
-    let log = site.log();
-    assert!(log.contains(&format!("socket=\"unnamed ({stray})\"")) || log.contains(&stray.to_string()), "{log}");
-    assert!(std::net::TcpStream::connect(stray).is_err() || log.contains("not listened on"), "{log}");
+    let (log, stray) = (site.log(), stray.to_string());
+    assert!(log.lines().any(|line| line.contains("not listened on any further") && line.contains(&stray)), "{log}");
     // What was inherited is handed on.
     let old = site.pid();
     site.upgrade();

@@ -1,7 +1,6 @@
 //! The other direction: the same octets as an answer to our edge's agent, to HAProxy and to nginx; what a client gets of it, and
 //! whether the next answer on its connection is the right one.
 
-use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -10,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use steady_agent::gate::{Process, Protocol, Role};
 
 use crate::house::{House, Setup, app, placed};
-use crate::{HOST, MARK, Proxy, SILENCE, converse, have_others};
+use crate::{HOST, MARK, Proxy, converse, have_others, judged};
 
 /// An origin that answers `/mark` properly and everything else with the octets of the case.
 struct Parrot {
@@ -231,34 +230,36 @@ fn check(cases: Vec<Case>) {
     house.agents[0].set(app("echo", Role::Owner, 1, process));
     house.route(vec![placed("echo", 0, 1)]);
     let others = [Proxy::haproxy(house.dir.path(), parrot.addr), Proxy::nginx(house.dir.path(), parrot.addr)];
-    let mut wrong = String::new();
-    for case in cases {
+    let problem = |case: &Case, silence| {
         *parrot.says.lock().unwrap() = (case.octets.clone().into_bytes(), case.close);
         let asked = format!("{} /a HTTP/1.1\r\n{HOST}\r\n{MARK}", case.method);
         let get = |wire: &dyn Fn() -> Vec<u8>| heard(&wire(), case.method == "HEAD");
         let ours = get(&|| {
             let wire = TcpStream::connect(house.plain).unwrap();
-            wire.set_read_timeout(Some(SILENCE)).unwrap();
+            wire.set_read_timeout(Some(silence)).unwrap();
             converse(wire, asked.as_bytes(), |_| false)
         });
         let other = |proxy: &Proxy| {
             get(&|| {
                 let wire = UnixStream::connect(&proxy.h1).unwrap();
-                wire.set_read_timeout(Some(SILENCE)).unwrap();
+                wire.set_read_timeout(Some(silence)).unwrap();
                 converse(wire, asked.as_bytes(), |_| false)
             })
         };
         let [haproxy, nginx] = [other(&others[0]), other(&others[1])];
         let report = format!("{}:\n    ours: {ours}\n    haproxy: {haproxy}\n    nginx: {nginx}\n", case.name);
         let differs = ours != haproxy || ours != nginx;
-        if ours != case.ours {
-            writeln!(wrong, "expected {:?} of {report}", case.ours).unwrap();
-        } else if differs && case.because.is_empty() {
-            writeln!(wrong, "differs without a reason: {report}").unwrap();
-        }
         if std::env::var_os("STEADY_DIFFERENCES").is_some() && differs {
             println!("{}: {report}", case.because);
         }
-    }
-    assert!(wrong.is_empty(), "{wrong}");
+        if ours != case.ours {
+            Some(format!("expected {:?} of {report}\n", case.ours))
+        } else if differs && case.because.is_empty() {
+            Some(format!("differs without a reason: {report}\n"))
+        } else {
+            None
+        }
+    };
+    let wrong: Vec<String> = cases.iter().filter_map(|case| judged(|silence| problem(case, silence))).collect();
+    assert!(wrong.is_empty(), "{}", wrong.concat());
 }

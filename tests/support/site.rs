@@ -156,6 +156,12 @@ addr = "127.0.0.1:0"
 {hosts}
 [timeouts]
 {timeouts}
+[limits]
+# A client that has no processor for a second is not to be cut.
+leave = "20s"
+[health]
+suspect_after = "60s"
+down_after = "120s"
 [log]
 access = "{base}/access.jsonl"
 "#,
@@ -267,8 +273,9 @@ access = "{base}/access.jsonl"
         serde_json::from_slice(&fs::read(self.dir().join("ready.json")).ok()?).ok()
     }
 
+    #[track_caller]
     pub fn ready(&self) -> Value {
-        self.try_ready().unwrap()
+        eventually("it says where it listens", || self.try_ready())
     }
 
     pub fn pid(&self) -> u32 {

@@ -56,7 +56,10 @@ impl Up {
 
     /// As [`Up::launch_in`], with this PATH.
     pub fn launch_on_path(base: PathBuf, arguments: &[&str], path: &str) -> Up {
-        let _ = fs::remove_file(base.join("pid"));
+        // What an earlier one left would be taken for this one's.
+        for stale in ["pid", "output", "state/up.json"] {
+            let _ = fs::remove_file(base.join(stale));
+        }
         let steady = steady();
         let mut keeper = Command::new("sh");
         keeper.args(["-c", KEEPER, "keeper"]).arg(&base).arg(steady.get_program()).arg("up").arg("--dir");

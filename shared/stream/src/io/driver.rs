@@ -78,10 +78,19 @@ pub(super) struct Opened {
     pub stream: Stream,
     pub log: Log<FileDisk>,
     pub inbox: Box<dyn Inbox>,
-    /// Held while the log is open.
-    pub lock: File,
+    pub lock: Lock,
     pub faults: Faults,
     pub begun_anew: Option<String>,
+}
+
+/// A folder's lock file, locked; held while the log is open.
+pub(super) struct Lock(pub File);
+
+impl Drop for Lock {
+    /// Unlocks, where closing would not do: a child that was forked and has not come to its exec has the file open too.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
 }
 
 impl Opened {
@@ -98,7 +107,7 @@ struct Lane {
     /// A batch that the inbox could not apply, and when it gets it again.
     again: Option<(Duration, Batch)>,
     pause: Duration,
-    _lock: File,
+    _lock: Lock,
     loss: Loss,
     begun_anew: Option<String>,
     /// Callers whose message is in no commit yet, and those whose commit runs.

@@ -345,6 +345,7 @@ fn open_lane(names: &Names, directory: &Path, lane: Lane) -> Result<driver::Open
     if lock.try_lock().is_err() {
         return Err(OpenError::Locked { directory });
     }
+    let lock = driver::Lock(lock);
     let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let epoch = u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX).max(1);
     let identity = LogIdentity { direction: id.direction(), epoch, boot: boot() };

@@ -4,6 +4,7 @@ mod support;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
@@ -149,6 +150,13 @@ async fn carry_out(router: Router, order: Order) -> Outcome {
     Outcome { id, status, detail, generation, cut: said["cut"].as_u64().unwrap_or(0), ..Outcome::default() }
 }
 
+/// From now on a registered host that does not report is suspected soon.
+fn suspect_soon(life: &Life) {
+    let mut config: Config = (*life.edge.config.load_full()).clone();
+    config.health.suspect_after = Duration::from_millis(100);
+    life.edge.config.store(Arc::new(config));
+}
+
 /// An agent whose control port nobody can reach.
 async fn agent(world: &Arc<World>, name: &str) -> Arc<Agent> {
     let agent = Agent::start(world, name).await;
@@ -273,6 +281,10 @@ async fn what_a_host_registers_with_is_put_right_at_once() {
         state: "ready".into(),
     };
     let h2 = agent(&world, "h2").await;
+    // Should the edge ask it itself, it says the same.
+    let (digest, running) = (String::new(), false);
+    let has = FakeApp { role: "owner", generation: 1, version: 1, digest, running };
+    h2.apps.lock().unwrap().insert("shop".into(), has);
     let other = joined(&life, "h2").await;
     let wants = Registration { apps: vec![stale], ..registration(&h2) };
     connect(&[life.addr], &other, &h2, &wants).await.unwrap();
@@ -322,7 +334,8 @@ async fn an_address_that_is_dead_or_silent_does_not_keep_a_host_from_its_edge() 
     let (_dir, world, life) = begun().await;
     let h1 = agent(&world, "h1").await;
     let identity = joined(&life, "h1").await;
-    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobodys = Port::take();
+    let dead = nobodys.addr;
     // It takes connections and never says a word.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let edges = [dead, silent.local_addr().unwrap(), life.addr];
@@ -340,6 +353,7 @@ async fn a_host_that_stops_reporting_is_suspected_and_down_once_its_data_path_is
     let channel = connect(&[life.addr], &identity, &h1, &registration(&h1)).await.unwrap();
     life.until(|| life.edge.hosts.state("h1") == HostState::Up).await;
     channel.abort();
+    suspect_soon(&life);
     life.until(|| life.edge.hosts.state("h1") == HostState::Suspected).await;
     let remove = || answer(life.request(reqwest::Method::DELETE, "/v1/hosts/h1"));
     h1.die();
@@ -366,6 +380,7 @@ async fn a_host_is_removed_when_it_is_gone_and_carries_nothing_and_else_the_reas
     refused("stop its agent first").await;
     assert!(done(&life.deploy("/v1/apps/shop", "one").await));
     channel.abort();
+    suspect_soon(&life);
     h1.die();
     life.until(|| life.edge.hosts.state("h1") == HostState::Down).await;
     refused("still has applications: move them first").await;

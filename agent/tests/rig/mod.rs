@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
@@ -263,6 +263,20 @@ impl Client {
 
     pub async fn app(&self, name: &str) -> Value {
         self.call("GET", &format!("/v1/apps/{name}"), b"").await.1
+    }
+
+    /// Its log, once `wanted` is in it: what a process writes comes a moment behind what it does.
+    pub async fn log_with(&self, name: &str, wanted: &str) -> String {
+        let path = format!("/v1/apps/{name}/logs?lines=100");
+        let begun = Instant::now();
+        loop {
+            let (_, text) = self.text("GET", &path, b"").await;
+            if text.contains(wanted) {
+                return text;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{wanted} is not in:\n{text}");
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Asks until the application is as `wanted`.

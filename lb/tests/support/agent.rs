@@ -1,6 +1,7 @@
 //! A fake agent: the API of a host over a table of applications, with crash points around each effect.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, head, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpSocket};
 
 use super::{APP, World};
 
@@ -47,17 +49,47 @@ pub struct Agent {
     pub forwarded: Mutex<Vec<String>>,
     world: Arc<World>,
     pub(super) task: Mutex<Option<tokio::task::JoinHandle<()>>>,
-    data_listener: Mutex<Option<std::net::TcpListener>>,
+    data_listener: Mutex<Option<TcpListener>>,
+    control_port: Port,
+    data_port: Port,
+}
+
+/// A port that is a test's while this lives, whether somebody listens there or not: this socket never does, and nobody else is given
+/// its number meanwhile.
+#[derive(Debug)]
+pub struct Port {
+    pub addr: SocketAddr,
+    _kept: TcpSocket,
+}
+
+impl Port {
+    pub fn take() -> Port {
+        let kept = Port::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        Port { addr: kept.local_addr().unwrap(), _kept: kept }
+    }
+
+    /// Fails while another listens.
+    pub fn listen(&self) -> io::Result<TcpListener> {
+        Port::bind(self.addr)?.listen(1024)
+    }
+
+    fn bind(addr: SocketAddr) -> io::Result<TcpSocket> {
+        let socket = TcpSocket::new_v4()?;
+        // So that several may be bound, of which one listens.
+        socket.set_reuseaddr(true)?;
+        socket.bind(addr)?;
+        Ok(socket)
+    }
 }
 
 impl Agent {
     pub async fn start(world: &Arc<World>, name: &str) -> Arc<Agent> {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let data = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let (control_port, data_port) = (Port::take(), Port::take());
+        let listener = control_port.listen().unwrap();
         let agent = Arc::new(Agent {
             name: name.into(),
-            control: listener.local_addr().unwrap(),
-            data: data.local_addr().unwrap(),
+            control: control_port.addr,
+            data: data_port.addr,
             apps: Mutex::default(),
             bundles: Mutex::default(),
             refuses: Mutex::default(),
@@ -65,14 +97,16 @@ impl Agent {
             forwarded: Mutex::default(),
             world: Arc::clone(world),
             task: Mutex::default(),
-            data_listener: Mutex::new(Some(data)),
+            data_listener: Mutex::new(Some(data_port.listen().unwrap())),
+            control_port,
+            data_port,
         });
         agent.serve(listener);
         world.agents.lock().unwrap().push(Arc::clone(&agent));
         agent
     }
 
-    fn serve(self: &Arc<Agent>, listener: tokio::net::TcpListener) {
+    fn serve(self: &Arc<Agent>, listener: TcpListener) {
         let router = agent_router(Arc::clone(self));
         let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         *self.task.lock().unwrap() = Some(task);
@@ -95,13 +129,13 @@ impl Agent {
     pub async fn revive(self: &Arc<Agent>) {
         let listener = loop {
             // The aborted server lets go of its port at its next turn.
-            match tokio::net::TcpListener::bind(self.control).await {
+            match self.control_port.listen() {
                 Ok(listener) => break listener,
                 Err(_) => tokio::task::yield_now().await,
             }
         };
         if self.data_listener.lock().unwrap().is_none() {
-            *self.data_listener.lock().unwrap() = Some(std::net::TcpListener::bind(self.data).unwrap());
+            *self.data_listener.lock().unwrap() = Some(self.data_port.listen().unwrap());
         }
         self.serve(listener);
     }

@@ -32,7 +32,7 @@ use steady_lb::workflow::{Tracker, resume_all};
 use steady_table::{AppName, DomainName, TableDir};
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use agent::{Agent, FakeApp, agent_router};
+pub use agent::{Agent, FakeApp, Port, agent_router};
 use parts::FusedStore;
 pub use parts::{FakePlane, place};
 
@@ -167,7 +167,7 @@ pub struct Life {
 pub fn config(dir: &Path) -> Config {
     let text = format!(
         "state_dir = {:?}\ndomains = [\"steady.test\"]\n[private]\naddr = \"127.0.0.1:0\"\n\
-         [health]\nevery = \"20ms\"\nsuspect_after = \"1s\"\ndown_after = \"60ms\"\n",
+         [health]\nevery = \"20ms\"\nsuspect_after = \"30s\"\ndown_after = \"60ms\"\n",
         dir.display().to_string()
     );
     Config::parse(&text).unwrap()

@@ -102,6 +102,11 @@ impl Head {
         self.arena.capacity() + self.entries.capacity() * size_of::<Entry>()
     }
 
+    /// Octets of what is in it. Its [`footprint`](Head::footprint) is at most twice that, or what it kept from before.
+    pub fn size(&self) -> usize {
+        self.arena.len() + self.entries.len() * size_of::<Entry>()
+    }
+
     /// Makes it a response with this status and no fields.
     pub fn reset_to_status(&mut self, status: u16) {
         self.clear();

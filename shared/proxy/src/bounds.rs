@@ -120,6 +120,7 @@ pub const KEYS: &[Key] = keys! {
     worker.exchanges_max: Count, 1, 10 * MILLION;
     worker.parked_max: Count, 0, 10 * MILLION;
     worker.parked_bytes_max: Octets, MIB, MIB << 16;
+    worker.heads_bytes_max: Octets, MIB, MIB << 16;
     worker.bodies_bytes_max: Octets, 64 * MIB, MIB << 16;
     worker.waiting_max: Count, 1, 10 * MILLION;
     worker.attempts_max: Count, 1, 10;

@@ -8,6 +8,7 @@ use steady_ring::{ConnId, Driver, ListenerId};
 use crate::conn::{Conn, Http, Secure, Side, Stage};
 use crate::exchange::{Exchange, Key, Leg, Origin, Phase};
 use crate::held::Total;
+use crate::limits::Limits;
 use crate::pipe::{Pipe, Way};
 use crate::policy::{Outcome, Policy, Record, Reply, Request, Timing};
 use crate::refusal::Refusal;
@@ -149,12 +150,21 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         if let Some(reply) = self.admit(key) {
             return self.reply(key, reply);
         }
-        if self.exchanges.len() > self.limits.exchanges_max {
+        if self.has_no_room_for(key) {
             self.reply(key, Reply::Refuse(Refusal::Overloaded));
             // Who does not take even that at once gets no place by being refused one.
             return self.finish(key, Outcome::Cut);
         }
         self.todo.push_back(Todo::Route(key));
+    }
+
+    /// Whether a request that has come is one too many, or its head is large where all of them are.
+    fn has_no_room_for(&mut self, key: Key) -> bool {
+        let Limits { exchanges_max, heads_bytes_max, .. } = self.limits;
+        let is_large = |head: usize| head > heads_bytes_max / exchanges_max.max(1);
+        self.exchanges.len() > exchanges_max
+            || self.exchanges.head_bytes() > heads_bytes_max
+                && self.exchanges.at(key).is_some_and(|exchange| is_large(exchange.head_bytes))
     }
 
     fn admit(&mut self, key: Key) -> Option<Reply> {
@@ -224,6 +234,7 @@ impl<T: Default> Exchange<T> {
             down: None,
             up: None,
             request: Head::new(),
+            head_bytes: 0,
             ticket: T::default(),
             target: None,
             upload: Pipe::new(total),

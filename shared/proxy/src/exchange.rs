@@ -68,6 +68,8 @@ pub(crate) struct Exchange<T> {
     pub down: Option<Leg>,
     pub up: Option<Leg>,
     pub request: Head,
+    /// Its octets as it came.
+    pub head_bytes: usize,
     pub ticket: T,
     pub target: Option<Target>,
     pub upload: Pipe,
@@ -172,6 +174,8 @@ pub(crate) struct Exchanges<T> {
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
     open: usize,
+    /// Octets of the heads of all of them.
+    heads: usize,
 }
 
 #[derive(Debug)]
@@ -184,11 +188,16 @@ struct Slot<T> {
 
 impl<T> Exchanges<T> {
     pub(crate) fn new() -> Exchanges<T> {
-        Exchanges { slots: Vec::new(), free: Vec::new(), open: 0 }
+        Exchanges { slots: Vec::new(), free: Vec::new(), open: 0, heads: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.open
+    }
+
+    /// Octets of the heads of all.
+    pub(crate) fn head_bytes(&self) -> usize {
+        self.heads
     }
 
     /// Makes a place and returns its key, for [`put`](Exchanges::put) right after.
@@ -201,8 +210,10 @@ impl<T> Exchanges<T> {
         Key { index, generation: self.slots[index as usize].generation }
     }
 
-    pub(crate) fn put(&mut self, exchange: Box<Exchange<T>>) {
+    pub(crate) fn put(&mut self, mut exchange: Box<Exchange<T>>) {
         let index = exchange.key.index as usize;
+        exchange.head_bytes = exchange.request.size();
+        self.heads += exchange.head_bytes;
         self.slots[index].exchange = Some(exchange);
     }
 
@@ -224,6 +235,7 @@ impl<T> Exchanges<T> {
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(key.index);
         self.open -= 1;
+        self.heads -= exchange.head_bytes;
         Some(exchange)
     }
 

@@ -36,6 +36,10 @@ pub struct Limits {
     pub up_out_bytes_max: usize,
     /// Octets of one body held between two connections before its HTTP/1.1 source is paused (HTTP/2: its window).
     pub held_bytes_max: usize,
+    /// Octets that the heads of all requests under way on one worker hold together. Past it a request whose head is larger than what
+    /// is then each one's share (this by `exchanges_max`) is answered 503; those that are not are bounded by their number. Clients
+    /// who fill both the number of requests and their heads.
+    pub heads_bytes_max: usize,
     /// Octets that the bodies of all requests of one worker hold together: what a client, or an application, has not taken yet.
     /// Answers that their clients have left standing for a second may hold half of it; past that, and past all of it any request,
     /// what holds most for longest is cut. Clients that ask for much and take none of it.
@@ -104,6 +108,7 @@ impl Default for Limits {
             out_bytes_max: 64 * 1024,
             up_out_bytes_max: 256 * 1024,
             held_bytes_max: 64 * 1024,
+            heads_bytes_max: 256 * 1024 * 1024,
             bodies_bytes_max: 512 * 1024 * 1024,
             pending_bytes_max: 16 * 1024,
             attempts_max: 3,

@@ -48,6 +48,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     pub(crate) fn relieve(&mut self) {
         let held = self.held.octets();
         self.stats.bodies_bytes.set(held as u64);
+        self.stats.heads_bytes.set(self.exchanges.head_bytes() as u64);
         if held > self.limits.bodies_bytes_max / 2 {
             self.cut_standing();
         }

@@ -79,6 +79,7 @@ pub struct Stats {
     pub parked_open: Cell,
     pub parked: Cell,
     pub parked_bytes: Cell,
+    pub heads_bytes: Cell,
     pub bodies_bytes: Cell,
     pub bodies_cut: Cell,
     pub upstream_parked: Cell,
@@ -151,6 +152,7 @@ impl Samples for Stats {
         plain("parked", "Requests parked now.", Gauge, &self.parked_open);
         plain("parked_total", "Times a request was parked.", Counter, &self.parked);
         plain("parked_bytes", "Octets that parked requests hold or may come to hold.", Gauge, &self.parked_bytes);
+        plain("heads_bytes", "Octets of the heads of requests under way.", Gauge, &self.heads_bytes);
         let help = "Octets of bodies that wait until somebody takes them.";
         plain("bodies_bytes", help, Gauge, &self.bodies_bytes);
         let help = "Requests ended because all together held too much; theirs stood longest.";

@@ -198,6 +198,36 @@ fn a_workers_bound_that_changes_holds_at_once() {
 }
 
 #[test]
+fn where_heads_fill_their_room_large_ones_are_refused_and_common_ones_served() {
+    let mut lab = Lab::h1();
+    let large = format!("GET /large HTTP/1.1\r\nhost: a.test\r\ncookie: {}\r\n\r\n", "x".repeat(20 << 10));
+    // A share of 1 KiB.
+    let worker = Limits { exchanges_max: 64, heads_bytes_max: 64 << 10, ..Limits::default() };
+    lab.bound(Bounds { worker, ..Bounds::default() });
+    let ask = |lab: &mut Lab, served: usize| {
+        let client = lab.send(&large);
+        (client, lab.upstream(served))
+    };
+    let waiting: Vec<_> = (0..3).map(|served| ask(&mut lab, served)).collect();
+    let refused = lab.send(&large);
+    lab.client_got(refused, b"\n");
+    let text = lab.client.borrow().text(refused);
+    assert!(text.starts_with("HTTP/1.1 503 ") && text.contains("overloaded"), "{text}");
+    let common = lab.send(GET);
+    let up = lab.upstream(3);
+    lab.origin.borrow_mut().send(up, OK);
+    lab.client_got(common, b"ok");
+    assert!(lab.world.proxies[0].stats().heads_bytes.value() > 60 << 10);
+    for (client, up) in waiting {
+        lab.origin.borrow_mut().send(up, OK);
+        lab.client_got(client, b"ok");
+    }
+    lab.wait(SECOND);
+    assert_eq!(lab.world.proxies[0].stats().heads_bytes.value(), 0, "there is room again");
+    lab.end();
+}
+
+#[test]
 fn a_shorter_deadline_among_the_bounds_holds_for_what_waits_already() {
     let mut lab = Lab::h1();
     let client = lab.send("POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: 9999\r\n\r\nx");

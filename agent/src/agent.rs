@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use steady_cluster::listen::{Listener, Peer, Plain};
+use steady_cluster::listen::{Listener, Plain};
+use steady_cluster::serve::serve;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -172,8 +173,7 @@ impl Agent {
         let ended = tokio::select! {
             () = shutdown => Ok(()),
             served = &mut running.served => Err(Error::Serve(match served {
-                Ok(Ok(())) => io::Error::other("it returned"),
-                Ok(Err(error)) => error,
+                Ok(()) => io::Error::other("it returned"),
                 Err(error) => io::Error::other(error),
             })),
         };
@@ -247,10 +247,10 @@ impl Agent {
         }
         let (end_api, api_ends) = oneshot::channel::<()>();
         let served = tokio::spawn(async move {
-            let ends = async { drop(api_ends.await) };
+            // Its answers under way are not waited for: followed logs have no end of their own.
             tokio::select! {
-                served = axum::serve(listener, router.into_make_service_with_connect_info::<Peer>()) => served,
-                () = ends => Ok(()),
+                () = serve(listener, router, std::future::pending()) => {}
+                _ = api_ends => {}
             }
         });
         let (heeding, collecting, following) = (Arc::clone(&host), Arc::clone(&host), Arc::clone(&host));
@@ -269,7 +269,7 @@ struct Running {
     live: Arc<Live>,
     /// All that goes on beside the API.
     tasks: JoinSet<()>,
-    served: JoinHandle<io::Result<()>>,
+    served: JoinHandle<()>,
     end_api: oneshot::Sender<()>,
     /// Until the applications have ended: whoever gets it ends what it finds of them.
     _lock: Lock,

@@ -10,7 +10,8 @@ use axum::{Json, Router};
 use steady_agent::config::JoinConfig;
 use steady_agent::membership::Membership;
 use steady_cluster::join::{Answer, Join};
-use steady_cluster::listen::{Listener, Peer, Plain};
+use steady_cluster::listen::{Listener, Plain};
+use steady_cluster::serve::serve;
 use steady_cluster::{Authority, Identity, JoinToken, Member, Request, Role, tls};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -56,9 +57,7 @@ async fn an_agent_that_died_before_it_had_its_certificate_asks_with_the_same_req
     let ((may, answers), (asked, mut requests)) = (watch::channel(false), mpsc::unbounded_channel());
     let edge = Arc::new(Edge { authority, answers, asked });
     let router = Router::new().route("/v1/join", post(sign)).with_state(edge);
-    tokio::spawn(async move {
-        axum::serve(listener, router.into_make_service_with_connect_info::<Peer>()).await.unwrap();
-    });
+    tokio::spawn(serve(listener, router, std::future::pending()));
     let (_, first) = life(dir.path(), join.clone());
     let sent = tokio::time::timeout(PATIENCE, requests.recv()).await.unwrap().unwrap();
     // The token is spent by now, and the answer is nobody's.

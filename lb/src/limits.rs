@@ -14,6 +14,9 @@ pub const BUNDLE_METADATA_BYTES: u64 = 64 << 10;
 pub const BUNDLE_MANIFEST_BYTES: u64 = 64 << 10;
 /// A JSON body of the private API, read into memory before it is parsed.
 pub const API_BODY_BYTES: usize = 1 << 20;
+/// The JSON body of a call that needs no token, to come in. Hosts join with some hundred octets; who stalls in it would keep one of the
+/// few places for those without a certificate.
+pub const JOIN_BODY: Duration = Duration::from_secs(10);
 /// An agent's JSON answer, read into memory. 100,000 applications of one host are under 40 MB.
 pub const AGENT_ANSWER_BYTES: usize = 64 << 20;
 /// Uploads at once: each holds a file handle and a stream.

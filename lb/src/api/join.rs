@@ -1,13 +1,17 @@
 //! How hosts come in: join tokens (for operators), and the two calls that hosts make without one of our own tokens.
 
+use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, Path, State};
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{ConnectInfo, FromRequest, Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use steady_cluster::join::{Answer, Join, Renew};
 use steady_cluster::listen::Peer;
@@ -15,6 +19,7 @@ use steady_cluster::listen::Peer;
 use super::{Api, Problem, Running, timestamp};
 use crate::cluster::JoinRefused;
 use crate::cluster::tokens::{Entry, Wanted};
+use crate::limits::JOIN_BODY;
 
 const TTL_S: u64 = 3600;
 
@@ -72,12 +77,33 @@ fn render(entry: &Entry) -> Value {
     })
 }
 
+/// A JSON body that comes within [`JOIN_BODY`], of one who need not have shown who it is.
+pub struct Prompt<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Prompt<T> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Prompt<T>, Response> {
+        within(JOIN_BODY, Json::from_request(request, state)).await
+    }
+}
+
+async fn within<T>(
+    time: Duration,
+    body: impl Future<Output = Result<Json<T>, JsonRejection>>,
+) -> Result<Prompt<T>, Response> {
+    match tokio::time::timeout(time, body).await {
+        Ok(body) => body.map(|Json(body)| Prompt(body)).map_err(IntoResponse::into_response),
+        Err(_) => Err(Problem::new(408, "the body has not come", format!("send it within {time:?}")).into_response()),
+    }
+}
+
 /// A host buys its certificate. The token's secret must not cross a network in the clear: the port takes plain HTTP from
 /// this machine only.
 pub async fn join(
     State(api): State<Arc<Api>>,
     Running(edge): Running,
-    Json(asked): Json<Join>,
+    Prompt(asked): Prompt<Join>,
 ) -> Result<Json<Answer>, Problem> {
     let answered = api.cluster.join(&edge, &asked.secret, &asked.name, &asked.request).await;
     api.metrics.joined(answered.is_ok());
@@ -92,7 +118,7 @@ pub async fn renew(
     State(api): State<Arc<Api>>,
     Running(edge): Running,
     ConnectInfo(peer): ConnectInfo<Peer>,
-    Json(asked): Json<Renew>,
+    Prompt(asked): Prompt<Renew>,
 ) -> Result<Json<Answer>, Problem> {
     let member = peer.member.ok_or_else(|| {
         Problem::from(JoinRefused::NotMember("show the host's present certificate in the TLS handshake".into()))
@@ -112,5 +138,22 @@ impl From<JoinRefused> for Problem {
             JoinRefused::Wanted(why) => Problem::new(422, "there is no such join token", why),
             JoinRefused::Store(error) => error.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_stalls_is_not_waited_for() {
+        let stalls = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+        let request = Request::post("/v1/join").header("content-type", "application/json").body(stalls).unwrap();
+        let body = within(Duration::from_millis(1), Json::<Join>::from_request(request, &()));
+        let refused = tokio::time::timeout(Duration::from_secs(60), body).await.expect("it is waited for");
+        let Err(refused) = refused else { panic!("there is no body") };
+        assert_eq!(refused.status(), StatusCode::REQUEST_TIMEOUT);
     }
 }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use steady_cluster::listen::{Closing, Listener, Peer, Plain};
+use steady_cluster::listen::{Closing, Listener, Plain};
+use steady_cluster::serve::serve;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -109,7 +110,7 @@ pub(super) struct Port {
     closing: Closing,
     /// Dropping it stops the port too.
     stop: oneshot::Sender<()>,
-    serving: JoinHandle<std::io::Result<()>>,
+    serving: JoinHandle<()>,
     renewing: JoinHandle<()>,
 }
 
@@ -125,12 +126,8 @@ impl Port {
             .map_err(|source| RunError::Private { addr: private, source })?;
         api.count_refused(listener.refused());
         let closing = listener.closing();
-        let service = router(Arc::clone(api)).into_make_service_with_connect_info::<Peer>();
         let (stop, stopped) = oneshot::channel::<()>();
-        let serve = axum::serve(listener, service).with_graceful_shutdown(async {
-            let _ = stopped.await;
-        });
-        let serving = tokio::spawn(async move { serve.await });
+        let serving = tokio::spawn(serve(listener, router(Arc::clone(api)), async { drop(stopped.await) }));
         let renewed = Arc::clone(cluster);
         let renewing = tokio::spawn(async move { renewed.renew().await });
         tracing::info!(%private, "the private port answers");

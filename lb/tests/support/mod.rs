@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
-use steady_cluster::listen::{Listener as PrivateListener, Peer, Plain};
+use steady_cluster::listen::{Listener as PrivateListener, Plain};
+use steady_cluster::serve::serve;
 use steady_lb::agents::Hosts;
 use steady_lb::agents::health::{HostEvent, Pace, watch as watch_host};
 use steady_lb::agents::orders::Streams;
@@ -226,8 +227,7 @@ impl Life {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let listener = PrivateListener::new(listener, cluster.private_server(), Plain::Loopback).unwrap();
-        let service = router(api).into_make_service_with_connect_info::<Peer>();
-        tokio::spawn(async move { axum::serve(listener, service).await });
+        tokio::spawn(serve(listener, router(api), std::future::pending()));
         let life = Life { edge, plane, addr, token: text, http: reqwest::Client::new() };
         life.meet_hosts(world, dir, events).await;
         *world.fuse.lock().unwrap() = Arc::clone(&fuse);

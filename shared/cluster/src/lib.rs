@@ -10,7 +10,7 @@
 //! `host.steady.internal`. Whoever connects to a host asks for the first; whoever admits an edge asks for
 //! `edge.steady.internal`. The key of a member never leaves its machine: what is sent is a signing request.
 //!
-//! [`listen`], [`connect`] and [`channel`] carry the control sides' HTTP over this; the data path is given the same configurations.
+//! [`listen`], [`serve`], [`connect`] and [`channel`] carry the control sides' HTTP over this; the data path is given the same configurations.
 #![forbid(unsafe_code)]
 
 pub mod authority;
@@ -20,6 +20,7 @@ pub mod identity;
 pub mod join;
 pub mod listen;
 pub mod member;
+pub mod serve;
 mod stream;
 pub mod tls;
 pub mod token;

@@ -1,7 +1,7 @@
 //! A private port: TLS with a member's certificate, and plain HTTP to clients on the same machine.
 //!
 //! Which of the two a client speaks is told by its first octet. Handshakes run beside each other, bounded in number and
-//! time, so that one that hangs delays nobody. It serves axum: `axum::serve(Listener::…, router.into_make_service_with_connect_info::<Peer>())`.
+//! time, so that one that hangs delays nobody. [`serve`](crate::serve) answers those that it lets in.
 
 use std::convert::Infallible;
 use std::io;
@@ -10,8 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use axum::extract::connect_info::Connected;
-use axum::serve::IncomingStream;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -29,6 +27,8 @@ pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 pub const STRANGERS_MAX: usize = 256;
 /// Silence after which a client is asked whether it is still there: one whose machine is gone holds its descriptor for twice as long.
 const QUIET: Duration = Duration::from_secs(60);
+/// An answer of which a stranger takes nothing for so long is cut, since it holds its place.
+const TAKING_TIME: Duration = Duration::from_secs(60);
 /// A pause after an accept that failed (no descriptors).
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// The first octet of a TLS connection: a handshake record.
@@ -62,7 +62,6 @@ pub struct Listener {
     ready: mpsc::Receiver<(Accepted, Peer)>,
     /// Ends when nothing that was taken is left unread.
     unread: mpsc::Receiver<Infallible>,
-    local: SocketAddr,
     accepting: tokio::task::JoinHandle<()>,
     refused: Arc<Refused>,
     closing: Closing,
@@ -102,12 +101,16 @@ impl Peer {
     pub fn is(&self, role: Role) -> bool {
         self.member.as_ref().is_some_and(|member| member.role() == role)
     }
+
+    /// Whether it comes over TLS and has shown no certificate.
+    pub fn is_stranger(&self) -> bool {
+        self.secure && self.member.is_none()
+    }
 }
 
 impl Listener {
     /// Takes connections from a bound listener, on a task of this runtime.
     pub fn new(listener: TcpListener, configs: Configs, plain: Plain) -> io::Result<Listener> {
-        let local = listener.local_addr()?;
         steady_sys::net::set_keepalive(&listener, QUIET)?;
         let (sender, ready) = mpsc::channel(HANDSHAKES_MAX);
         let (mark, unread) = mpsc::channel(1);
@@ -122,7 +125,7 @@ impl Listener {
                 () = accept(listener, configs, plain, (sender, mark), counted) => {}
             }
         });
-        Ok(Listener { ready, unread, local, accepting, refused, closing })
+        Ok(Listener { ready, unread, accepting, refused, closing })
     }
 
     /// How it is closed without letting anybody down.
@@ -133,6 +136,18 @@ impl Listener {
     /// The count of those that were not let in.
     pub fn refused(&self) -> Arc<Refused> {
         Arc::clone(&self.refused)
+    }
+
+    /// The next that is let in; none any more once it is closed. May be dropped while it waits.
+    pub(crate) async fn accept(&mut self) -> (Accepted, Peer) {
+        match self.ready.recv().await {
+            Some(accepted) => accepted,
+            None => {
+                let None = self.unread.recv().await;
+                self.closing.emptied.send_replace(true);
+                std::future::pending().await
+            }
+        }
     }
 }
 
@@ -209,40 +224,13 @@ async fn greet(
     } else {
         let place = strangers.try_acquire_owned();
         let place = place.map_err(|_| io::Error::other("there are too many connections without a certificate"))?;
-        Stream::Stranger(Box::new(Stranger::new(*stream, HANDSHAKE_TIME, place)))
+        Stream::Stranger(Box::new(Stranger::new(*stream, TAKING_TIME, place)))
     };
     Ok((stream, Peer { addr, secure: true, member }))
 }
 
-impl axum::serve::Listener for Listener {
-    type Io = Accepted;
-    type Addr = Peer;
-
-    async fn accept(&mut self) -> (Accepted, Peer) {
-        match self.ready.recv().await {
-            Some(accepted) => accepted,
-            None => {
-                let None = self.unread.recv().await;
-                self.closing.emptied.send_replace(true);
-                std::future::pending().await
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<Peer> {
-        Ok(Peer { addr: self.local, secure: false, member: None })
-    }
-}
-
-impl Connected<IncomingStream<'_, Listener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Listener>) -> Peer {
-        stream.remote_addr().clone()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use axum::serve::Listener as _;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;

@@ -24,30 +24,55 @@ pub enum Stream {
     Stranger(Box<Stranger<TlsStream<TcpStream>>>),
 }
 
-/// A connection that has one of a bounded number of places, and that ends if its peer does not ask for anything in time.
+/// A connection that has one of a bounded number of places. It ends if its peer takes nothing of what is sent for too long; that the
+/// peer asks for something, [`serve`](crate::serve) sees to.
 #[derive(Debug)]
 pub struct Stranger<S> {
     stream: S,
-    /// Until its first octets.
-    silence: Option<Pin<Box<Sleep>>>,
+    patience: Duration,
+    /// While what is sent waits.
+    stalled: Option<Pin<Box<Sleep>>>,
     _place: OwnedSemaphorePermit,
 }
 
-impl<S: AsyncRead + Unpin> Stranger<S> {
-    pub(crate) fn new(stream: S, silence: Duration, place: OwnedSemaphorePermit) -> Stranger<S> {
-        Stranger { stream, silence: Some(Box::pin(tokio::time::sleep(silence))), _place: place }
+impl<S> Stranger<S> {
+    pub(crate) fn new(stream: S, patience: Duration, place: OwnedSemaphorePermit) -> Stranger<S> {
+        Stranger { stream, patience, stalled: None, _place: place }
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if read.is_pending()
-            && let Some(silence) = &mut self.silence
-        {
-            ready!(silence.as_mut().poll(cx));
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+    /// `sent`, or an error once it has been pending for too long.
+    fn in_time<T>(&mut self, cx: &mut Context<'_>, sent: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if sent.is_ready() {
+            self.stalled = None;
+            return sent;
         }
-        self.silence = self.silence.take().filter(|_| read.is_pending());
-        read
+        let patience = self.patience;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Stranger<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Stranger<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let sent = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.in_time(cx, sent)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let sent = Pin::new(&mut self.stream).poll_flush(cx);
+        self.in_time(cx, sent)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let sent = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.in_time(cx, sent)
     }
 }
 
@@ -68,7 +93,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-            Stream::Stranger(stranger) => stranger.poll_read(cx, buf),
+            Stream::Stranger(stranger) => Pin::new(stranger).poll_read(cx, buf),
         }
     }
 }
@@ -78,7 +103,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-            Stream::Stranger(stranger) => Pin::new(&mut stranger.stream).poll_write(cx, buf),
+            Stream::Stranger(stranger) => Pin::new(stranger).poll_write(cx, buf),
         }
     }
 
@@ -86,7 +111,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Stranger(stranger) => Pin::new(&mut stranger.stream).poll_flush(cx),
+            Stream::Stranger(stranger) => Pin::new(stranger).poll_flush(cx),
         }
     }
 
@@ -94,7 +119,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Stranger(stranger) => Pin::new(&mut stranger.stream).poll_shutdown(cx),
+            Stream::Stranger(stranger) => Pin::new(stranger).poll_shutdown(cx),
         }
     }
 }
@@ -150,34 +175,28 @@ mod tests {
 
     use super::*;
 
-    struct Reader(Stranger<tokio::io::DuplexStream>);
-
-    impl AsyncRead for Reader {
-        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-            self.0.poll_read(cx, buf)
-        }
-    }
-
-    #[tokio::test]
-    async fn a_stranger_who_asks_for_nothing_is_let_go_of_and_one_who_asked_may_wait_for_its_answer() {
-        let places = Arc::new(Semaphore::new(2));
-        let place = || Arc::clone(&places).try_acquire_owned().unwrap();
-        let (mut other, server) = tokio::io::duplex(64);
-        let mut asks = Reader(Stranger::new(server, Duration::from_millis(20), place()));
-        let (mut client, server) = tokio::io::duplex(64);
-        let mut silent = Reader(Stranger::new(server, Duration::from_millis(20), place()));
-        assert_eq!(places.available_permits(), 0);
-        other.write_all(b"GET").await.unwrap();
-        let mut buf = [0; 8];
-        assert_eq!(asks.read(&mut buf).await.unwrap(), 3);
-        let waits = tokio::spawn(async move { (asks.read(&mut [0; 8]).await, asks).0 });
-        assert_eq!(silent.read(&mut buf).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
-        drop(silent);
+    #[tokio::test(start_paused = true)]
+    async fn a_stranger_who_takes_nothing_of_its_answer_is_let_go_of_and_one_who_takes_it_slowly_is_not() {
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let places = Arc::new(Semaphore::new(1));
+        let (mut client, server) = tokio::io::duplex(1);
+        let mut stranger = Stranger::new(server, PATIENCE, Arc::clone(&places).try_acquire_owned().unwrap());
+        let slow = tokio::spawn(async move {
+            let mut taken = [0; 3];
+            for octet in taken.chunks_mut(1) {
+                tokio::time::sleep(PATIENCE * 2 / 3).await;
+                client.read_exact(octet).await.unwrap();
+            }
+            (client, taken)
+        });
+        // One more than is taken: it has room.
+        stranger.write_all(b"slow").await.unwrap();
+        let (client, taken) = slow.await.unwrap();
+        assert_eq!(&taken, b"slo");
+        let stalled = tokio::time::timeout(PATIENCE * 2, stranger.write_all(b"!")).await;
+        assert_eq!(stalled.expect("it is cut").unwrap_err().kind(), io::ErrorKind::TimedOut);
+        drop(stranger);
         assert_eq!(places.available_permits(), 1);
-        assert_eq!(client.read(&mut buf).await.unwrap(), 0);
-        // It began before the one whose time is out.
-        assert!(!waits.is_finished());
-        drop(other);
-        assert_eq!(waits.await.unwrap().unwrap(), 0);
+        drop(client);
     }
 }

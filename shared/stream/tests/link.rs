@@ -182,6 +182,33 @@ async fn a_goodbye_to_a_peer_that_is_away_ends_at_its_deadline_and_says_what_is_
     assert_eq!(*seen.lock().unwrap(), [body(0), body(1)]);
 }
 
+#[tokio::test]
+async fn a_goodbye_ends_when_the_directory_is_free() {
+    let directory = tempfile::tempdir().unwrap();
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let (told, mut applies) = tokio::sync::mpsc::unbounded_channel();
+    let slow = MemoryInbox::new(move |_, _| {
+        told.send(()).unwrap();
+        let _ = held.recv();
+        Bytes::new()
+    });
+    let (agent, _agent_events) = open("agent", "edge", directory.path(), nothing()).await;
+    let (edge, _edge_events) = open("edge", "agent", directory.path(), slow).await;
+    let joined = join(&agent, &edge);
+    let _call = agent.sender(MODE).send(App(1), body(0)).await.unwrap();
+    applies.recv().await.unwrap();
+    let goodbye = tokio::spawn(async move { edge.goodbye(Duration::from_millis(5)).await });
+    assert_eq!(joined.await.unwrap().1, Ended::Goodbye);
+    // As many turns of this thread's runtime as anything here needs.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!goodbye.is_finished(), "a batch runs yet");
+    release.send(()).unwrap();
+    assert_eq!(goodbye.await.unwrap(), 0);
+    open("edge", "agent", directory.path(), nothing()).await;
+}
+
 /// Fails a few times before it applies.
 struct Reluctant(u32, MemoryInbox);
 

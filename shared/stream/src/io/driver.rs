@@ -142,9 +142,11 @@ pub(super) struct Driver {
     start: Instant,
 }
 
-/// What ends the driver.
+/// What ends the driver. Who asked for it is told when the directory is free.
 enum Stop {
     Closed(Option<oneshot::Sender<()>>),
+    /// By goodbyes; how many messages are left in the logs.
+    Left(u64),
     Failed(String),
 }
 
@@ -215,6 +217,13 @@ impl Driver {
                 drop(self);
                 if let Some(done) = done {
                     let _ = done.send(());
+                }
+            }
+            Stop::Left(left) => {
+                let leaving = std::mem::take(&mut self.leaving);
+                drop(self);
+                for leaving in leaving {
+                    let _ = leaving.send(left);
                 }
             }
             Stop::Failed(reason) => {
@@ -508,10 +517,7 @@ impl Driver {
         }
         let left = self.lanes.iter().filter_map(|lane| lane.left).sum();
         self.end_connection(Ended::Goodbye, "goodbye");
-        for leaving in self.leaving.drain(..) {
-            let _ = leaving.send(left);
-        }
-        Err(Stop::Closed(None))
+        Err(Stop::Left(left))
     }
 
     fn report(&mut self, event: LinkEvent) {

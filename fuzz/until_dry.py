@@ -17,6 +17,8 @@ import time
 
 dry, most, command = float(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
 LINE = re.compile(rb"#(\d+)\s+(\w+)\s+cov: (\d+) ft: (\d+)")
+# Exit codes of libFuzzer that was interrupted, and that had come to its end.
+STOPPED = (72, 0)
 COUNTS = re.compile(rb"stat::number_of_executed_units: (\d+)")
 
 fuzzer = subprocess.Popen([*command, "-print_final_stats=1"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
@@ -55,6 +57,9 @@ with selectors.DefaultSelector() as ready:
                     new_feature = now
                 facts.update(executions=executions, edges=edges, features=features)
 code = fuzzer.wait()
+# With anything else it has found something, be it between the signal and its end.
+if code not in STOPPED:
+    stopped = None
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 facts["wall_s"] = round(time.monotonic() - began)
 facts["cpu_s"] = round(used.ru_utime + used.ru_stime)

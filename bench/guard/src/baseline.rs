@@ -81,11 +81,14 @@ pub(crate) fn made_with() -> MadeWith {
         let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
         said.lines().next().unwrap_or("not installed").to_owned()
     };
+    // "ldd (Debian GLIBC 2.36-9+deb12u14) 2.36": what a distribution mends within a version leaves the counts comparable.
+    let libc = first_line("ldd", "--version");
+    let libc = libc.rsplit(' ').next().unwrap_or_default().to_owned();
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let avx2 = cpuinfo.split_whitespace().any(|flag| flag == "avx2");
     MadeWith {
         compiler: first_line("rustc", "--version"),
-        libc: first_line("ldd", "--version"),
+        libc,
         valgrind: first_line("valgrind", "--version"),
         processor: format!("{}{}", std::env::consts::ARCH, if avx2 { ", avx2" } else { "" }),
     }

@@ -104,9 +104,10 @@ fn guard(args: &Args, cases: &[Case]) -> Result<bool, String> {
     }
     if !comparable {
         eprintln!(
-            "\nWARNING: NOTHING WAS COMPARED. The baseline was counted with\n  {:?}\nand this machine has\n  {made_with:?}\n\
+            "\nThe baseline was counted with\n  {:?}\nand this machine has\n  {made_with:?}\n\
              Counts of different compilers say nothing of each other. When the project moves to this one:\n  \
-             .ci/guard --update \"the compiler is now ...\" (on the commit before any change of the code)",
+             .ci/guard --update \"the compiler is now ...\" (on the commit before any change of the code)\n\n\
+             ##### WARNING: NOTHING WAS COMPARED, AND NOTHING IS GUARDED #####",
             old.made_with
         );
     } else if !fine {

@@ -116,6 +116,10 @@ const LEFT_BEHIND_LOOK: Duration = Duration::from_millis(20);
 /// # Errors
 /// A sentence with the address.
 pub fn listen(addr: SocketAddr) -> Result<(OwnedFd, SocketAddr), String> {
+    listen_within(LEFT_BEHIND, addr)
+}
+
+fn listen_within(patience: Duration, addr: SocketAddr) -> Result<(OwnedFd, SocketAddr), String> {
     let explain = |error: io::Error| match error.kind() {
         io::ErrorKind::AddrInUse => format!("{addr} is taken by another process: stop it, or listen elsewhere"),
         io::ErrorKind::PermissionDenied => {
@@ -127,9 +131,9 @@ pub fn listen(addr: SocketAddr) -> Result<(OwnedFd, SocketAddr), String> {
     let mut told = false;
     let socket = loop {
         match steady_ring::listen_tcp(addr, BACKLOG) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < LEFT_BEHIND => {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < patience => {
                 if !std::mem::replace(&mut told, true) {
-                    tracing::warn!(%addr, "taken, perhaps by a process that has just ended: tried again for {LEFT_BEHIND:?}");
+                    tracing::warn!(%addr, "taken, perhaps by a process that has just ended: tried again for {patience:?}");
                 }
                 std::thread::sleep(LEFT_BEHIND_LOOK);
             }
@@ -190,10 +194,10 @@ mod tests {
     #[test]
     fn an_address_that_is_about_to_be_let_go_is_waited_for_and_one_that_is_not_is_refused() {
         let (first, addr) = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-        let refused = listen(addr).unwrap_err();
+        let refused = listen_within(Duration::ZERO, addr).unwrap_err();
         assert!(refused.contains("is taken by another process"), "{refused}");
         std::thread::scope(|scope| {
-            let second = scope.spawn(|| listen(addr));
+            let second = scope.spawn(|| listen_within(Duration::from_secs(60), addr));
             drop(first);
             assert_eq!(second.join().unwrap().unwrap().1, addr);
         });

@@ -1,7 +1,7 @@
 //! What a log line costs in heap: nothing. One test, for the counter is global.
 
 use steady_heap::{Counting, of_process};
-use steady_proxy::log::{BLOCKS_PER_WRITER, LogSink, LogWriter, json};
+use steady_proxy::log::{LogSink, LogWriter, json};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -35,7 +35,7 @@ fn lines_and_blocks_allocate_nothing_in_steady_state() {
     let before = of_process().allocations;
     (20..120).for_each(|at| round(&mut writer, at));
     let calls = of_process().allocations - before;
-    // A block may be made where the thread has written one but not handed it back yet, until there are enough of them.
-    assert!(calls < BLOCKS_PER_WRITER as u64, "{calls} allocations for 30,000 lines in 100 blocks");
+    // A third block may be made late, where the thread has written one but not handed it back yet.
+    assert!(calls <= 8, "{calls} allocations for 30,000 lines in 100 blocks");
     assert_eq!(counters.lines_dropped(), 0);
 }

@@ -114,8 +114,14 @@ proptest! {
         let mut record = vec![23, 3, 3, 0, 0];
         record[4] = (garbage.len() % 250) as u8;
         record.extend_from_slice(&garbage);
-        let _ = ours.receive(&garbage);
-        let _ = ours.receive(&record);
+        // What begins like a record is waited for to its end, of which its length is the bound.
+        let mut given = 0;
+        let ended = [garbage, record.clone()].iter().cycle().find_map(|piece| {
+            given += piece.len();
+            ours.receive(piece).err().map(Some).or_else(|| (given > 20_000).then_some(None))
+        });
+        prop_assert!(ended.flatten().is_some(), "nothing was amiss with {} octets of garbage", given);
+        prop_assert!(matches!(ours.receive(&record), Err(TlsError::Over)));
         prop_assert!(ours.plain.is_empty());
     }
 

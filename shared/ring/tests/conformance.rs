@@ -267,12 +267,13 @@ fn closing_ends_a_send_in_flight<L: Lab>() {
 
 fn nothing_comes_after_close_although_bytes_are_pending<L: Lab>() {
     for family in FAMILIES {
-        let mut bench = Bench::<L>::new();
+        let mut bench = Bench::<L>::with(TIGHT);
         let (client, server) = bench.connection(family);
         bench.send(client, pattern(10_000, 1));
         bench.until(|bench| bench.of_conn(client).sent.len() == 1);
         // Closed in the very batch that brings bytes, with more behind.
         let before = bench.of_conn(server).received.len();
+        assert!(before < 10_000, "nothing is pending");
         bench.close(&[server]);
         assert_eq!(bench.of_conn(server).received.len(), before);
         bench.close(&[client]);
@@ -480,8 +481,9 @@ fn a_quiet_send_is_reported_no_later_than_the_next_wait_ends<L: Lab>() {
     bench.driver().pause(server);
     bench.settle(Duration::from_millis(1));
     bench.driver().send_quietly(client, vec![1; 100].into());
-    bench.settle(Duration::from_millis(1));
-    bench.until(|bench| bench.of_conn(client).sent.len() == 1);
+    let until = bench.driver().now() + Duration::from_millis(1);
+    bench.turn(Some(until), |_, _| {});
+    assert_eq!(bench.of_conn(client).sent.len(), 1);
     bench.driver().resume(server);
     bench.until(|bench| bench.of_conn(server).received.len() == 100);
     bench.close(&[client, server]);
@@ -513,7 +515,9 @@ fn a_quiet_send_ends_no_wait(driver: impl FnOnce() -> Uring) {
             bench.until(|bench| bench.of_conn(to).received.len() == 100 * round);
         }
     }
-    assert_eq!(bench.driver().stats().waits - before, 200);
+    // One each, not one for the send as well; a few may be cut short by signals.
+    let waits = bench.driver().stats().waits - before;
+    assert!((200..=210).contains(&waits), "{waits} waits");
     assert_eq!(bench.of_conn(client).sent.len(), 100);
     bench.close(&[client, server]);
 }
@@ -556,7 +560,8 @@ fn a_received_buffer_is_forwarded_without_a_copy<L: Lab>() {
 }
 
 fn a_thousand_connections_come_and_go_and_leave_nothing<L: Lab>(count_open: impl Fn(&mut L) -> usize) {
-    const AT_ONCE: usize = 250;
+    // Tests run beside each other, and a process may have no more than 1024 descriptors.
+    const AT_ONCE: usize = 100;
     for family in FAMILIES {
         let mut bench = Bench::<L>::new();
         let (socket, addr) = bench.lab.bind(family);
@@ -564,7 +569,7 @@ fn a_thousand_connections_come_and_go_and_leave_nothing<L: Lab>(count_open: impl
         let (client, server) = bench.connect_to(listener, &addr);
         bench.close(&[client, server]);
         let before = count_open(&mut bench.lab);
-        for round in 0..4 {
+        for round in 0..1000 / AT_ONCE {
             let first = bench.accepted.len();
             let clients: Vec<_> = (0..AT_ONCE).map(|_| bench.connect(&addr)).collect();
             bench.until(|bench| {
@@ -794,6 +799,28 @@ fn a_connect_that_waits_for_a_full_listener_can_be_closed<D: MakeReal>() {
     drop((unix, tcp));
 }
 
+/// What the kernel has told of by then, or tells of before it hears of the close.
+fn nothing_comes_after_close_of_what_another_process_sent<D: MakeReal>() {
+    for (defer, turns) in [(true, 0), (false, 0), (true, 1), (false, 1)] {
+        let mut bench = Bench::<Real<D>>::with(Config { defer, ..TIGHT });
+        let (socket, addr) = bench.lab.bind(Family::Tcp);
+        bench.driver().listen(socket).unwrap();
+        let Addr::Tcp(addr) = addr else { panic!("{addr:?} is no port") };
+        let mut client = std::net::TcpStream::connect(addr).unwrap();
+        bench.until(|bench| bench.accepted.len() == 1);
+        let server = bench.accepted[0].1;
+        bench.settle(Duration::from_millis(1));
+        client.write_all(&pattern(10_000, 1)).unwrap();
+        for _ in 0..turns {
+            bench.turn(None, |_, _| {});
+        }
+        let before = bench.of_conn(server).received.len();
+        assert!(before < 10_000, "nothing is pending");
+        bench.close(&[server]);
+        assert_eq!(bench.of_conn(server).received.len(), before, "defer {defer}, {turns} turns");
+    }
+}
+
 /// As several workers do: one socket, a descriptor and a driver each.
 fn drivers_share_a_listening_socket<D: MakeReal>() {
     let mut one = Bench::<Real<D>>::new();
@@ -883,6 +910,16 @@ macro_rules! real_only {
         }
 
         #[test]
+        fn a_quiet_send_is_reported_no_later_than_the_next_wait_ends() {
+            super::a_quiet_send_is_reported_no_later_than_the_next_wait_ends::<$lab>();
+        }
+
+        #[test]
+        fn nothing_comes_after_close_of_what_another_process_sent() {
+            super::nothing_comes_after_close_of_what_another_process_sent::<<$lab as Lab>::D>();
+        }
+
+        #[test]
         fn a_connect_that_waits_for_a_full_listener_can_be_closed() {
             super::a_connect_that_waits_for_a_full_listener_can_be_closed::<<$lab as Lab>::D>();
         }
@@ -922,7 +959,6 @@ suites! {
     a_send_of_many_pieces_arrives_whole_and_in_order
     an_empty_send_is_done_at_once
     quiet_sends_past_what_the_socket_takes_arrive_whole_and_in_order
-    a_quiet_send_is_reported_no_later_than_the_next_wait_ends
     closing_right_behind_a_quiet_send_ends_although_nothing_else_happens
     a_received_buffer_is_forwarded_without_a_copy
     a_stopped_listener_reports_its_end_and_takes_nobody

@@ -47,10 +47,10 @@ fn accepting_survives_running_out<D: MakeReal>(name: &str) {
     let (socket, addr) = bench.lab.bind(Family::Tcp);
     // Room for three more: both ends of the first connection and the connecting end of the second. Set before
     // listening, because the kernel keeps the limit that it saw when a multishot accept began.
-    let spare = std::fs::File::open("/dev/null").unwrap();
-    let lowest_free = spare.as_raw_fd() as u64;
+    let spare: Vec<_> = (0..3).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
+    let limit = spare.iter().map(|file| file.as_raw_fd() as u64 + 1).max().unwrap();
     drop(spare);
-    limits::set_descriptors(lowest_free + 3).unwrap();
+    limits::set_descriptors(limit).unwrap();
     bench.driver().listen(socket).unwrap();
     let first = bench.connect(&addr);
     bench.until(|bench| bench.accepted.len() == 1);

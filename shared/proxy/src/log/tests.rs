@@ -278,6 +278,7 @@ fn blocks_come_back_and_no_more_are_made() {
             thread::yield_now();
         }
     }
-    assert!(writer.made <= BLOCKS_PER_WRITER);
+    // One that is filled, one that is written, and one that is on its way home: the one before is back when the next is written.
+    assert!(writer.made <= 3, "{} blocks", writer.made);
     assert_eq!(sink.counters().lines_dropped(), 0);
 }

@@ -51,6 +51,8 @@ use crate::{Addr, Config, ConnId, Driver, Event, ListenerId, SendBuf, Stats, Tim
 
 /// How long a dropped driver waits for the kernel to give its memory back before it leaks that memory instead.
 const DROP_PATIENCE: Duration = Duration::from_secs(5);
+/// Rounds that it takes for that, however late it is.
+const DROP_ROUNDS_MIN: u32 = 8;
 
 /// See the module's description. Made and used on one thread.
 pub struct Uring {
@@ -381,12 +383,14 @@ impl Drop for Uring {
         }
         self.push_cancel(Token::new(Kind::Wake, ConnId::new(0, 0)));
         let deadline = clock() + DROP_PATIENCE;
-        let mut events = Vec::new();
-        // The last round submits the closes that the round before it asked for.
-        while (self.in_flight > 0 || self.conns.len() > 0) && clock() < deadline {
+        let (mut rounds, mut events) = (0, Vec::new());
+        // The last round submits the closes that the round before it asked for. A process that was stopped meanwhile finds the
+        // deadline passed before it has begun.
+        while (self.in_flight > 0 || self.conns.len() > 0) && (rounds < DROP_ROUNDS_MIN || clock() < deadline) {
             if self.round(Some(deadline), 0, &mut events).is_err() {
                 break;
             }
+            rounds += 1;
             events.clear();
         }
         if self.in_flight > 0 {

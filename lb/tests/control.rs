@@ -144,6 +144,15 @@ async fn an_exclusive_application_that_cannot_start_at_its_new_host_goes_back() 
 }
 
 #[tokio::test]
+async fn an_exclusive_application_goes_back_although_its_files_at_the_new_host_cannot_be_removed() {
+    let (world, _dir, life) = deployed(true).await;
+    agent(&world, "h2").refuses.lock().unwrap().extend(["PUT owner".into(), "files".into()]);
+    let lines = life.move_to("h2").await;
+    assert_eq!(lines.last().unwrap()["error"], "moved back");
+    assert_eq!(world.owners(), [("h1".to_owned(), 3, 1)]);
+}
+
+#[tokio::test]
 async fn an_exclusive_application_leaves_a_dead_host_only_by_force_and_the_host_is_put_right_when_it_returns() {
     let (world, _dir, life) = deployed(true).await;
     let h1 = agent(&world, "h1");

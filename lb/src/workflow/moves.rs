@@ -27,7 +27,7 @@ use super::{AppLock, Failure, Flow, HOST_GONE, Pause};
 use crate::agents::HostHandle;
 use crate::agents::client::{AgentError, Drained, Placement, Role};
 use crate::edge::Edge;
-use crate::limits::{PREPARE_ATTEMPTS, TIDY_ATTEMPTS};
+use crate::limits::{AGENT_ANSWER, PREPARE_ATTEMPTS, TIDY_ATTEMPTS};
 use crate::older::above;
 use crate::snapshot::HostState;
 use crate::store::{AppRecord, MovingTo, Numbers, Write};
@@ -399,7 +399,13 @@ impl Flow<MoveState> {
                 None => "it is not in the configuration".to_owned(),
                 Some(new) => match new.client.delete(&app, generation).await {
                     Ok(()) => break "it forgot".to_owned(),
-                    Err(error) => error.to_string(),
+                    // That it is not the owner is all that has to be known; what of its files is left is for its operator.
+                    Err(error) => match new.client.app(&app, AGENT_ANSWER).await {
+                        Ok(Some(claim)) if claim.role == Role::Absent && claim.generation >= generation => {
+                            break format!("it left: {error}");
+                        }
+                        _ => error.to_string(),
+                    },
                 },
             };
             if self.is_dead(edge, &to) {

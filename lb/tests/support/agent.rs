@@ -42,7 +42,8 @@ pub struct Agent {
     pub data: SocketAddr,
     pub apps: Mutex<HashMap<String, FakeApp>>,
     pub bundles: Mutex<HashSet<String>>,
-    /// Calls that are refused with 422, such as `PUT owner`; `GET`: what it has of an application, with 500.
+    /// Calls that are refused with 422, such as `PUT owner`; `GET`: what it has of an application, with 500; `files`: those of an
+    /// application that leaves stay, with 503.
     pub refuses: Mutex<HashSet<String>>,
     /// Calls that fail with 500 before they have an effect.
     pub fails: Mutex<HashSet<String>>,
@@ -236,7 +237,8 @@ async fn agent_app(State(agent): State<Arc<Agent>>, UrlPath(name): UrlPath<Strin
     if agent.refuses.lock().unwrap().contains("GET") {
         return problem(500, "it is busy", None);
     }
-    match agent.apps.lock().unwrap().get(&name).filter(|app| app.role != "absent") {
+    let is_shown = |app: &&FakeApp| app.role != "absent" || !app.digest.is_empty();
+    match agent.apps.lock().unwrap().get(&name).filter(is_shown) {
         Some(app) => Json(app.show(&name)).into_response(),
         None => problem(404, "there is no such application", None),
     }
@@ -330,8 +332,10 @@ async fn agent_delete(
             agent.newer(&name, generation)?;
             let mut apps = agent.apps.lock().unwrap();
             let app = apps.get_mut(&name).ok_or((404, "there is no such application".to_owned(), None))?;
-            *app = FakeApp { role: "absent", generation, version: 0, digest: String::new(), running: false };
-            Ok(json!({}))
+            let stays = agent.refuses.lock().unwrap().contains("files");
+            let digest = if stays { app.digest.clone() } else { String::new() };
+            *app = FakeApp { role: "absent", generation, version: 0, digest, running: false };
+            if stays { Err((503, "its files cannot be removed".into(), None)) } else { Ok(json!({})) }
         })
         .await
 }

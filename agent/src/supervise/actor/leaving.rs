@@ -49,13 +49,15 @@ impl Actor {
         let mut record = self.record.clone();
         record.generation = known.max(generation);
         if self.record.role == Role::Absent {
-            if forget {
-                record.placement = None;
-            }
+            let is_to_forget = forget && self.record.placement.is_some();
+            // First, and whatever becomes of the files.
             if record != self.record {
-                if forget {
-                    self.forget_files().await?;
-                }
+                self.save(record.clone()).await?;
+                self.publish();
+            }
+            if is_to_forget {
+                self.forget_files().await?;
+                record.placement = None;
                 self.save(record).await?;
                 self.publish();
             }

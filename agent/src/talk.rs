@@ -92,8 +92,9 @@ impl Talk {
         // Before this host is registered anywhere there is nobody to tell; then it tells everything it is.
         let Ok(Some(mut link)) = current.wait_for(Option::is_some).await.map(|link| link.clone()) else { return };
         let mut open: VecDeque<(Event, Call)> = VecDeque::new();
-        // Of them the first is being kept; more than one when another edge is to have what the one before cannot have heard.
-        let mut waiting: VecDeque<Event> = VecDeque::new();
+        // Of them the first is being kept; more than one when another edge is to have what the one before cannot have heard. Those
+        // stay in that one's log until it is their turn: this process may end meanwhile.
+        let mut waiting: VecDeque<(Event, Option<Call>)> = VecDeque::new();
         loop {
             match current.has_changed() {
                 Err(_) => return,
@@ -102,10 +103,8 @@ impl Talk {
                     let before = std::mem::replace(&mut link, next);
                     // The same edge over a link that was opened anew: what was kept is in its log.
                     if before.names() != link.names() {
-                        let unheard = withdrawn(std::mem::take(&mut open)).await;
-                        for event in unheard.into_iter().rev() {
-                            tracing::info!(edge = link.names().peer, ?event, "the edge before never heard this");
-                            waiting.push_front(event);
+                        for (event, call) in std::mem::take(&mut open).into_iter().rev() {
+                            waiting.push_front((event, Some(call)));
                         }
                     }
                 }
@@ -113,24 +112,32 @@ impl Talk {
             }
             // Looks at what is in use and leaves it to be seen above.
             let mut next = current.clone();
-            let Some(event) = waiting.front() else {
+            let Some((event, before)) = waiting.front_mut() else {
                 tokio::select! {
                     _ = next.changed() => {}
                     event = events.recv() => match event {
-                        Some(event) => waiting.push_back(event),
+                        Some(event) => waiting.push_back((event, None)),
                         None => return,
                     },
                 }
                 continue;
             };
+            if let Some(before) = before.take() {
+                if before.withdraw().await.is_err() {
+                    // It may have heard it.
+                    waiting.pop_front();
+                    continue;
+                }
+                tracing::info!(edge = link.names().peer, ?event, "the edge before never heard this");
+            }
             while open.front_mut().is_some_and(|(_, call)| call.now_or_never().is_some()) {
                 open.pop_front();
             }
             let kept = keep(&link.sender(Mode(MODE)), event, async { drop(next.changed().await) }).await;
             match kept {
                 Keeping::Kept(call) => {
-                    let event = waiting.pop_front();
                     // A capacity is told with every registration.
+                    let event = waiting.pop_front().map(|(event, _)| event);
                     open.extend(event.filter(|event| matches!(event, Event::App(_))).map(|event| (event, call)));
                 }
                 Keeping::Never => drop(waiting.pop_front()),
@@ -182,17 +189,6 @@ impl Talk {
         });
         Ok(link)
     }
-}
-
-/// Those that the edge cannot have heard, taken back.
-async fn withdrawn(open: VecDeque<(Event, Call)>) -> Vec<Event> {
-    let mut unheard = Vec::new();
-    for (event, call) in open {
-        if call.withdraw().await.is_ok() {
-            unheard.push(event);
-        }
-    }
-    unheard
 }
 
 /// What came of keeping an event.

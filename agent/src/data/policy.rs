@@ -376,7 +376,7 @@ impl Policy for AgentPolicy {
             && let Some(local) = &record.ticket.app
             && let Some(meter) = self.meter(local)
         {
-            let answered = record.refusal.is_none() && record.status != 0;
+            let answered = !record.is_from_here() && record.status != 0;
             let own = |us| answered.then_some(us);
             meter.record(record.status, [own(timing.application), Some(timing.queue), own(timing.own)]);
         }

@@ -85,7 +85,7 @@ impl Measured {
         let total = (record.status != 0).then(|| micros(timing.started, timing.answered));
         // Only an agent's answer says what part of the time was spent there.
         let at_agent = record.ticket.timing.total();
-        let network = total.filter(|_| record.refusal.is_none()).map(|total| total.saturating_sub(at_agent));
+        let network = total.filter(|_| !record.is_from_here()).map(|total| total.saturating_sub(at_agent));
         self.note(app, name, record.status, [total, network]);
     }
 

@@ -337,11 +337,18 @@ pub struct Record<'r, T> {
     /// The status that was sent; 0 when none was.
     pub status: u16,
     pub outcome: Outcome,
-    /// Why, when it was answered from here.
+    /// Why, when it was answered from here, or when an answer that had begun was cut.
     pub refusal: Option<Refusal>,
     /// Octets of the request's body that came, and of the response's body that were handed to the connection.
     pub request_bytes: u64,
     pub response_bytes: u64,
     pub attempts: u8,
     pub timing: Timing,
+}
+
+impl<T> Record<'_, T> {
+    /// Whether no upstream answered it.
+    pub fn is_from_here(&self) -> bool {
+        self.refusal.is_some_and(|refusal| refusal.status() == self.status)
+    }
 }

@@ -62,6 +62,11 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         if !is_full && self.now < self.relieve_again {
             return;
         }
+        // A worker that was stopped for so long has not read yet who took what meanwhile.
+        if !is_full && self.since_last >= STANDS {
+            self.relieve_again = self.now + STANDS;
+            return;
+        }
         self.relieve_again = self.now + LOOK_EVERY;
         // Who holds less is left alone: as many of them as there may be do not fill half of it.
         let little = max / 2 / self.limits.exchanges_max.max(1);

@@ -124,6 +124,8 @@ pub struct Worker<D: Driver, P: Policy> {
     pub(crate) held: Total,
     /// When it is to be looked at again whether they hold too much.
     pub(crate) relieve_again: Time,
+    /// From the last batch to this one.
+    pub(crate) since_last: Duration,
     /// Exchanges that are over, kept for their memory.
     pub(crate) spares: Vec<Box<Exchange<P::Ticket>>>,
     pub(crate) upstreams: HashMap<u64, Upstream, KeyHash>,
@@ -211,6 +213,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             exchanges: Exchanges::new(),
             held: Total::default(),
             relieve_again: Time::ZERO,
+            since_last: Duration::ZERO,
             spares: Vec::new(),
             upstreams: HashMap::default(),
             parked: Parkings::default(),
@@ -263,6 +266,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let deadline = sooner(sooner(due, until), sooner(drained, self.policy.due()));
         let mut events = std::mem::take(&mut self.events);
         self.driver.wait(deadline, &mut events)?;
+        self.since_last = self.driver.now().since(self.now);
         self.now = self.driver.now();
         self.refresh();
         for event in events.drain(..) {

@@ -240,6 +240,37 @@ fn past_the_bound_of_all_bodies_those_are_cut_whose_octets_stand_longest() {
 }
 
 #[test]
+fn a_worker_that_was_stopped_reads_who_took_what_meanwhile_before_it_cuts_anyone() {
+    let mut lab = narrow(|addr| Place::h1(1, addr));
+    let answer = [b"HTTP/1.1 200 OK\r\ncontent-length: 600000\r\n\r\n".to_vec(), vec![b'x'; 600_000]].concat();
+    let clients: Vec<ConnId> = (0..12)
+        .map(|number| {
+            let client = lab.send(GET);
+            let up = lab.upstream(number);
+            lab.client.borrow_mut().count_only(client);
+            lab.client.borrow_mut().pause(client);
+            lab.origin.borrow_mut().send(up, &answer);
+            client
+        })
+        .collect();
+    lab.wait(SECOND / 2);
+    let stats = lab.world.proxies[0].stats();
+    assert!(stats.bodies_bytes.value() > 1 << 19, "{} octets held", stats.bodies_bytes.value());
+    let until = lab.world.now() + 2 * SECOND;
+    lab.world.proxies[0].stall(until);
+    lab.wait(2 * SECOND + SECOND / 100);
+    for &client in &clients {
+        lab.client.borrow_mut().resume(client);
+    }
+    lab.wait(2 * SECOND);
+    assert_eq!(stats.bodies_cut.value(), 0);
+    for &client in &clients {
+        assert_eq!(lab.client.borrow().total(client), answer.len() as u64);
+    }
+    lab.end();
+}
+
+#[test]
 fn uploads_that_wait_for_a_connection_are_refused_past_the_bound_of_all_bodies() {
     let mut narrow = config();
     narrow.limits.bodies_bytes_max = 1 << 20;

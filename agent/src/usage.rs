@@ -97,19 +97,37 @@ pub fn sessions() -> HashMap<u32, Vec<Process>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Command;
+    use std::process::{Child, Command};
+
+    /// Ends with all that it began, also when a test fails.
+    struct Group(Child);
+
+    impl Group {
+        fn end(&mut self) {
+            let _ = steady_sys::process::signal_group(self.0.id(), steady_sys::process::Signal::Kill);
+            let _ = self.0.wait();
+        }
+    }
+
+    impl Drop for Group {
+        fn drop(&mut self) {
+            // Waited for or not: its number is its group's as long as anybody is in it.
+            self.end();
+        }
+    }
 
     #[test]
     fn the_work_of_a_child_counts_and_stays_when_it_has_ended() {
         let mut command = Command::new("sh");
         command.args(["-c", "sh -c 'while :; do :; done' & wait"]);
-        let mut leader = steady_sys::process::lead_session_and_die_with_parent(&mut command).spawn().unwrap();
+        let mut group = Group(steady_sys::process::lead_session_and_die_with_parent(&mut command).spawn().unwrap());
+        let leader = group.0.id();
         let (mut usage, app) = (Usage::default(), Arc::from("app"));
         let begun = std::time::Instant::now();
         let worked = loop {
-            usage.of(&app, leader.id());
+            usage.of(&app, leader);
             usage.seen(&sessions());
-            let (cpu_us, memory) = usage.of(&app, leader.id());
+            let (cpu_us, memory) = usage.of(&app, leader);
             // The first pages of a program are not counted at once.
             if cpu_us > 50_000 && memory > 0 {
                 break cpu_us;
@@ -117,9 +135,8 @@ mod tests {
             assert!(begun.elapsed() < Duration::from_secs(60), "{cpu_us} µs, {memory} octets");
             std::thread::yield_now();
         };
-        steady_sys::process::signal_group(leader.id(), steady_sys::process::Signal::Kill).unwrap();
-        leader.wait().unwrap();
-        assert!(usage.of(&app, leader.id()).0 >= worked);
+        group.end();
+        assert!(usage.of(&app, leader).0 >= worked);
         usage.seen(&HashMap::new());
         assert!(usage.trees.is_empty());
     }

@@ -227,18 +227,27 @@ fn theirs_heard(input: &[u8]) -> (BTreeMap<u32, Told>, bool) {
         builder.max_header_list_size(32 * 1024).enable_push(false);
         let (mut send, mut connection) = builder.handshake::<_, Bytes>(far).await.expect("a handshake");
         let told = Rc::new(std::cell::RefCell::new(BTreeMap::new()));
+        // A stream that has ended both ways is not reset: its reader alone is told that it is wrong. (A 204 with a length, which may have
+        // one by RFC 9113 §8.1.1, and trailers in the place of content, is wrong to the crate.)
+        let refused = Rc::new(std::cell::Cell::new(false));
         let mut tasks = Vec::new();
         for method in METHODS {
             let request = http::Request::builder().method(method).uri("http://a.example/").body(()).expect("a request");
             let (response, _) = send.send_request(request, true).expect("a stream is free");
             let (id, told) = (u32::from(response.stream_id()), Rc::clone(&told));
+            let refused = Rc::clone(&refused);
             tasks.push(tokio::task::spawn_local(async move {
-                let (parts, body) = response.await.ok()?.into_parts();
-                let mut whole = Told { method: parts.status.as_str().to_owned(), ..Told::default() };
-                whole.fields = sorted(&parts.headers);
-                read_body(body, &mut whole).await?;
-                told.borrow_mut().insert(id, whole);
-                Some(())
+                let read = async {
+                    let (parts, body) = response.await.ok()?.into_parts();
+                    let mut whole = Told { method: parts.status.as_str().to_owned(), ..Told::default() };
+                    whole.fields = sorted(&parts.headers);
+                    read_body(body, &mut whole).await?;
+                    told.borrow_mut().insert(id, whole);
+                    Some(())
+                };
+                if read.await.is_none() {
+                    refused.set(true);
+                }
             }));
         }
         let mut failed = false;
@@ -258,8 +267,8 @@ fn theirs_heard(input: &[u8]) -> (BTreeMap<u32, Told>, bool) {
             idle += 1;
             tokio::task::yield_now().await;
         }
+        tasks.iter().for_each(tokio::task::JoinHandle::abort);
         for task in tasks {
-            task.abort();
             _ = task.await;
         }
         drop((send, connection));
@@ -269,6 +278,6 @@ fn theirs_heard(input: &[u8]) -> (BTreeMap<u32, Told>, bool) {
         // At the end it resets what is still open (CANCEL): that is no fault of the peer's.
         let (reset, gone) = resets(said, &[8]);
         let told = told.borrow().clone();
-        (told, failed || gone || !reset.is_empty())
+        (told, failed || gone || refused.get() || !reset.is_empty())
     })
 }

@@ -26,7 +26,7 @@ struct Tree {
     /// Of those that ended.
     ended_ns: u64,
     memory_bytes: u64,
-    /// What was told of it last.
+    /// What was told of it last, or is to be told next.
     told_bytes: u64,
 }
 
@@ -65,7 +65,7 @@ impl Usage {
     }
 
     /// Takes in which processes there are, by the leader of each one's session; forgets applications that have none. Returns
-    /// those whose memory is another by more than an eighth than what was told of it.
+    /// those whose memory is another by more than an eighth than what was told of it, each once: they are to be told of.
     pub fn seen(&mut self, all: &HashMap<u32, Vec<Process>>) -> Vec<Arc<str>> {
         let mut changed = Vec::new();
         self.trees.retain(|leader, tree| {
@@ -75,6 +75,7 @@ impl Usage {
             }
             tree.memory_bytes = processes.iter().map(|process| process.memory_bytes).sum();
             if tree.memory_bytes.abs_diff(tree.told_bytes) > tree.told_bytes / 8 {
+                tree.told_bytes = tree.memory_bytes;
                 changed.push(Arc::clone(&tree.app));
             }
             true
@@ -152,7 +153,7 @@ mod tests {
         assert_eq!(holds(&mut usage, 1 << 30), Vec::<String>::new(), "nothing was ever told of it");
         usage.of(&app, me);
         assert_eq!(holds(&mut usage, 1 << 40), ["app"]);
-        assert_eq!(holds(&mut usage, 1 << 40), ["app"], "it was not told yet");
+        assert_eq!(holds(&mut usage, 1 << 40), Vec::<String>::new(), "once");
         assert_eq!(usage.of(&app, me).1, 1 << 40);
         assert_eq!(holds(&mut usage, (1 << 40) + (1 << 36)), Vec::<String>::new(), "a sixteenth more");
         assert_eq!(holds(&mut usage, 1 << 39), ["app"]);

@@ -60,9 +60,10 @@ pub(super) fn inspect(file: File) -> Result<bool, BundleError> {
         let refuse = |why: &str| BundleError::Entry { path: path.display().to_string(), why: why.into() };
         let Some(inside) = normal(&path) else { return Err(refuse("leads out of its folder")) };
         // It would have this reading step through the archive otherwise than the one before did.
-        let records = entry.pax_extensions().map_err(unreadable)?.into_iter().flatten();
-        if records.flatten().any(|record| record.key_bytes() == b"size") {
-            return Err(refuse("has a PAX record of its size: pack it without"));
+        for record in entry.pax_extensions().map_err(unreadable)?.into_iter().flatten() {
+            if record.map_err(unreadable)?.key_bytes() == b"size" {
+                return Err(refuse("has a PAX record of its size: pack it without"));
+            }
         }
         match entry.header().entry_type() {
             EntryType::Regular | EntryType::Continuous => files += 1,

@@ -347,8 +347,39 @@ pub struct Record<'r, T> {
 }
 
 impl<T> Record<'_, T> {
-    /// Whether no upstream answered it.
+    /// Whether no upstream answered it. An answer that was cut has a refusal too, and the status of whoever gave it, which only by
+    /// chance is the refusal's.
     pub fn is_from_here(&self) -> bool {
         self.refusal.is_some_and(|refusal| refusal.status() == self.status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_was_cut_is_not_from_here_and_a_refusal_is_whatever_its_client_does() {
+        let of = |status, outcome, refusal| {
+            Record {
+                request: &Head::new(),
+                ticket: &(),
+                peer: None,
+                is_tls: false,
+                version: 11,
+                status,
+                outcome,
+                refusal,
+                request_bytes: 0,
+                response_bytes: 0,
+                attempts: 1,
+                timing: Timing::default(),
+            }
+            .is_from_here()
+        };
+        assert!(!of(200, Outcome::Complete, None) && !of(200, Outcome::Cut, Some(Refusal::Draining)));
+        for outcome in [Outcome::Refused, Outcome::ClientGone, Outcome::Cut] {
+            assert!(of(503, outcome, Some(Refusal::Overloaded)));
+        }
     }
 }

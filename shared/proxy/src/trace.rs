@@ -372,7 +372,6 @@ mod tests {
 
     use super::*;
     use crate::policy::{Outcome, Timing};
-    use crate::refusal::Refusal;
 
     type Lines = Arc<Mutex<Vec<Vec<u8>>>>;
 
@@ -397,8 +396,8 @@ mod tests {
         })
     }
 
-    fn record(head: &Head) -> Record<'_, ()> {
-        Record {
+    fn end(story: &Story, head: &Head) {
+        let record = Record {
             request: head,
             ticket: &(),
             peer: None,
@@ -411,22 +410,8 @@ mod tests {
             response_bytes: 2,
             attempts: 1,
             timing: Timing::default(),
-        }
-    }
-
-    fn end(story: &Story, head: &Head) {
-        story.end(&record(head), "");
-    }
-
-    #[test]
-    fn an_answer_that_was_cut_is_not_from_here_and_a_refusal_is_whatever_its_client_does() {
-        let head = head("r1");
-        let cut = Record { outcome: Outcome::Cut, refusal: Some(Refusal::Draining), ..record(&head) };
-        assert!(!record(&head).is_from_here() && !cut.is_from_here());
-        for outcome in [Outcome::Refused, Outcome::ClientGone, Outcome::Cut] {
-            let refusal = Some(Refusal::Overloaded);
-            assert!(Record { outcome, refusal, status: 503, ..record(&head) }.is_from_here());
-        }
+        };
+        story.end(&record, "");
     }
 
     #[test]

@@ -266,8 +266,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let deadline = sooner(sooner(due, until), sooner(drained, self.policy.due()));
         let mut events = std::mem::take(&mut self.events);
         self.driver.wait(deadline, &mut events)?;
-        self.since_last = self.driver.now().since(self.now);
-        self.now = self.driver.now();
+        let last = std::mem::replace(&mut self.now, self.driver.now());
+        self.since_last = self.now.since(last);
         self.refresh();
         for event in events.drain(..) {
             self.dispatch(event);

@@ -1,6 +1,8 @@
 //! A client of one agent's API (`docs/api.md`, "The agent"): every call has a deadline, an answer that is read into memory
 //! has a bound, and a failure says whether the agent may have acted.
 
+mod exchange;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -8,12 +10,10 @@ use std::time::Duration;
 
 use axum::body::Body;
 use futures_util::TryStreamExt;
-use http_body_util::{BodyExt, Limited};
-use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use steady_cluster::Member;
@@ -26,9 +26,7 @@ use tokio_util::io::ReaderStream;
 
 use super::channel::Slot;
 use super::orders::{GivenUp, NoOutcome};
-use crate::limits::{
-    AGENT_ANSWER, AGENT_ANSWER_BYTES, AGENT_CONNECT, AGENT_GRACE, AGENT_READY_WAIT, AGENT_UPLOAD, ORDER_PATIENCE,
-};
+use crate::limits::{AGENT_ANSWER, AGENT_CONNECT, AGENT_GRACE, AGENT_READY_WAIT, AGENT_UPLOAD, ORDER_PATIENCE};
 
 /// Connections to one agent that are kept while nothing is asked, and for how long.
 const IDLE_CONNECTIONS: usize = 4;
@@ -338,145 +336,6 @@ impl AgentClient {
         let answer = self.exchange(request, AGENT_UPLOAD).await?;
         Ok(answer.map(Body::new))
     }
-
-    async fn json<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<Value>,
-        deadline: Duration,
-    ) -> Result<T, AgentError> {
-        let content = body.is_some().then_some(("application/json", None));
-        let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
-        let read = async {
-            let answer = self.send(method, path, body, content, deadline).await?;
-            if !answer.status().is_success() {
-                return Err(self.refusal(answer).await);
-            }
-            let bytes = Limited::new(answer.into_body(), AGENT_ANSWER_BYTES).collect().await;
-            let bytes = bytes.map_err(|error| self.no_answer(error.to_string()))?.to_bytes();
-            let bytes: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
-            serde_json::from_slice(bytes).map_err(|error| self.no_answer(format!("it said something else: {error}")))
-        };
-        self.within(deadline, read).await
-    }
-
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        body: Body,
-        content: Option<(&'static str, Option<u64>)>,
-        deadline: Duration,
-    ) -> Result<Response<hyper::body::Incoming>, AgentError> {
-        let mut request = Request::new(body);
-        *request.method_mut() = method;
-        *request.uri_mut() = self.uri(path)?;
-        self.authorize(&mut request).await?;
-        if let Some((content_type, length)) = content {
-            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-            if let Some(length) = length {
-                request.headers_mut().insert(CONTENT_LENGTH, length.into());
-            }
-        }
-        let answer = self.exchange(request, deadline).await?;
-        if answer.status() == StatusCode::UNAUTHORIZED {
-            self.inner.token.lock().expect("no holder panics").take();
-            return Err(match &self.inner.access {
-                Access::Token(file) => {
-                    let why = "it answered 401; copy the agent's token there".to_owned();
-                    AgentError::Token { file: file.clone(), why }
-                }
-                Access::Certificate => self.refusal(answer).await,
-            });
-        }
-        Ok(answer)
-    }
-
-    async fn exchange(
-        &self,
-        request: Request<Body>,
-        deadline: Duration,
-    ) -> Result<Response<hyper::body::Incoming>, AgentError> {
-        let call = async {
-            match &self.inner.way {
-                Way::Dial(http) => http.request(request).await.map_err(|error| {
-                    let why = root_cause(&error);
-                    if error.is_connect() { self.unreachable(why) } else { self.no_answer(why) }
-                }),
-                Way::Channel(slot) => {
-                    let calls = slot.calls(AGENT_CONNECT).await;
-                    let mut calls = calls.ok_or_else(|| self.unreachable("the host is not connected".into()))?;
-                    calls.try_send_request(request).await.map_err(|mut error| {
-                        let unsent = error.take_message().is_some();
-                        let why = root_cause(error.error());
-                        if unsent { self.unreachable(why) } else { self.no_answer(why) }
-                    })
-                }
-            }
-        };
-        self.within(deadline, call).await
-    }
-
-    async fn within<T>(
-        &self,
-        deadline: Duration,
-        call: impl Future<Output = Result<T, AgentError>>,
-    ) -> Result<T, AgentError> {
-        match tokio::time::timeout(deadline, call).await {
-            Ok(answer) => answer,
-            Err(_) => Err(self.no_answer(format!("nothing within {}", steady_sys::text::format_duration(deadline)))),
-        }
-    }
-
-    pub(crate) fn no_answer(&self, why: String) -> AgentError {
-        AgentError::NoAnswer { at: self.inner.at.clone(), why }
-    }
-
-    fn unreachable(&self, why: String) -> AgentError {
-        AgentError::Unreachable { at: self.inner.at.clone(), why }
-    }
-
-    fn uri(&self, path: &str) -> Result<Uri, AgentError> {
-        let text = format!("http://{}{path}", self.inner.authority);
-        text.parse()
-            .map_err(|error| AgentError::Rejected { status: 400, detail: format!("{path:?} is no path: {error}") })
-    }
-
-    /// Adds what lets us in, where the connection itself does not.
-    async fn authorize(&self, request: &mut Request<Body>) -> Result<(), AgentError> {
-        if let Access::Token(file) = &self.inner.access {
-            let token = self.token(file).await?;
-            request.headers_mut().insert(AUTHORIZATION, token);
-        }
-        Ok(())
-    }
-
-    async fn token(&self, file: &Path) -> Result<HeaderValue, AgentError> {
-        if let Some(token) = self.inner.token.lock().expect("no holder panics").clone() {
-            return Ok(token);
-        }
-        let bad = |why: String| AgentError::Token { file: file.to_owned(), why };
-        let text = tokio::fs::read_to_string(file).await.map_err(|error| bad(error.to_string()))?;
-        let mut value = HeaderValue::try_from(format!("Bearer {}", text.trim()))
-            .map_err(|_| bad("it holds something other than a token".into()))?;
-        value.set_sensitive(true);
-        *self.inner.token.lock().expect("no holder panics") = Some(value.clone());
-        Ok(value)
-    }
-
-    /// Turns an answer that is no success into its error.
-    async fn refusal(&self, answer: Response<hyper::body::Incoming>) -> AgentError {
-        let status = answer.status();
-        let body = tokio::time::timeout(AGENT_ANSWER, Limited::new(answer.into_body(), 64 << 10).collect()).await;
-        let text = match body {
-            Ok(Ok(body)) => String::from_utf8_lossy(&body.to_bytes()).into_owned(),
-            _ => String::new(),
-        };
-        let detail = problem_detail(&text).unwrap_or_else(|| format!("its agent answered {status}"));
-        let said: Value = serde_json::from_str(&text).unwrap_or_default();
-        refused(status.as_u16(), said["generation"].as_u64(), detail)
-    }
 }
 
 /// A host's no. It knows a generation only where that is the reason; without one it is about something else (it is full), and may
@@ -502,25 +361,6 @@ pub async fn data_port_answers(addr: &str) -> bool {
 /// The stream of a body that came from an agent, with its errors as I/O errors.
 pub fn body_stream(body: Body) -> impl futures_util::Stream<Item = std::io::Result<bytes::Bytes>> {
     TryStreamExt::map_err(body.into_data_stream(), std::io::Error::other)
-}
-
-fn problem_detail(text: &str) -> Option<String> {
-    let value: Value = serde_json::from_str(text).ok()?;
-    let part = |key: &str| value.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let said = part("detail").or_else(|| part("title"))?;
-    match part("output") {
-        Some(output) => Some(format!("{said}\n{output}")),
-        None => Some(said.to_owned()),
-    }
-}
-
-/// The innermost reason: hyper's own words ("client error (Connect)") tell nobody anything.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Hosts that cannot be connected to, and applications that only err on one of their hosts, get no requests for a while.
+//! Hosts that cannot be connected to or on which all breaks, and applications that only err on one of their hosts, get no requests for a while.
 
 mod house;
 mod support;
@@ -144,5 +144,45 @@ fn an_application_that_errs_on_one_host_is_served_by_the_other_until_it_has_reco
             status(&house);
             (fake.seen().len() > recovered + 5).then_some(())
         });
+    }
+}
+
+#[test]
+fn an_application_that_errs_on_more_than_half_of_its_hosts_is_avoided_on_none() {
+    let ill = [(); 2].map(|()| Fake::start(|_| Act::Answer(500)));
+    let mut house = House::build(Setup { agents: 3, ..setup(true, rules()) });
+    (house.hosts[0], house.hosts[1]) = (ill[0].addr, ill[1].addr);
+    house.agents[2].set(house.ready("echo", 1));
+    let endpoint = |host| Endpoint { host: HostIndex(host), weight: 1, version: 1 };
+    let app = steady_table::App { endpoints: [0, 1, 2].map(endpoint).to_vec(), ..placed("echo", 0, 1) };
+    house.route(vec![app]);
+    eventually("it has erred on both", || {
+        status(&house);
+        (house.count_of("ejections_total", "app") == 2).then_some(())
+    });
+    let before = [ill[0].seen().len(), ill[1].seen().len()];
+    eventually("both are used all the same, so that the third is not overrun", || {
+        status(&house);
+        let since = [0, 1].map(|host| ill[host].seen().len() - before[host]);
+        since.iter().all(|&requests| requests > 5).then_some(())
+    });
+}
+
+#[test]
+fn a_host_on_which_requests_of_several_applications_break_is_ejected_and_one_on_which_those_of_one_do_is_not() {
+    for uring in [true, false] {
+        let fake = Fake::start(|_| Act::ReadThenBreak(0));
+        let mut house = House::build(setup(uring, rules()));
+        house.hosts[0] = fake.addr;
+        house.route(vec![placed("echo", 0, 1), placed("other", 0, 1)]);
+        for _ in 0..20 {
+            assert_eq!(status(&house), 502);
+        }
+        assert_eq!((house.count("ejections_total"), fake.seen().len()), (0, 20), "one application's own fault");
+        let other = Conn::open(house.plain).request("GET", "other.localhost", "/", &[], b"").unwrap();
+        assert_eq!(other.status, 502);
+        assert_eq!(house.count_of("ejections_total", "host"), 1);
+        assert_eq!(status(&house), 502);
+        assert_eq!((house.count("breaker_refused_total"), fake.seen().len()), (1, 21), "it gets no more");
     }
 }

@@ -1,4 +1,5 @@
-//! Who gets no requests for a while: a host that cannot be connected to, and an application on one of its hosts that only errs.
+//! Who gets no requests for a while: a host that cannot be connected to or on which nothing comes to an end, and an application on one
+//! of its hosts that only errs.
 //!
 //! After so many failures in a row a breaker opens. Once its time is over one request goes through as a trial: it closes the breaker,
 //! or opens it for twice as long. Each worker has its own, so that nothing is shared on the way of a request; a worker that sends
@@ -21,7 +22,8 @@ const RATED_MAX: usize = 10_000;
 pub struct Rules {
     /// Connects in a row that fail until a host is ejected; 0: never.
     pub connect_failures: u32,
-    /// Answers in a row that are 5xx, broken or late, until an application is avoided on a host, where it has another; 0: never.
+    /// Answers in a row that are 5xx, broken or late, until an application is avoided on a host, where it has another; and broken or
+    /// late ones of several applications, until their host is ejected. 0: never.
     pub errors: u32,
     /// The first time.
     pub base: Duration,
@@ -86,31 +88,73 @@ impl Breaker {
         *self = Breaker::default();
     }
 
-    /// As [`failed`](Breaker::failed), of a connect. All who waited for it are told at one moment, and it failed once.
-    pub(super) fn not_connected(&mut self, rules: &Rules, now: Time, may_open: impl FnOnce() -> bool) -> bool {
+    /// A connect failed. All who waited for it are told at one moment, and it failed once. `true`: it opens.
+    pub(super) fn not_connected(&mut self, rules: &Rules, now: Time, may_open: bool) -> bool {
         if self.state == State::Closed && self.unconnected.replace(now) == Some(now) {
             return false;
         }
         self.failed(rules.connect_failures, rules, now, may_open)
     }
 
-    /// `true`: it opens, which `may_open` allows, after `most` failures.
-    pub(super) fn failed(&mut self, most: u32, rules: &Rules, now: Time, may_open: impl FnOnce() -> bool) -> bool {
+    /// A request broke or was late, as [so many](Streak::of_host) before it. `true`: it opens.
+    pub(super) fn broken(&mut self, streak: u32, rules: &Rules, now: Time, may_open: bool) -> bool {
+        match self.state {
+            State::Closed => {
+                let opens = rules.errors > 0 && streak >= rules.errors && may_open;
+                if opens {
+                    self.open(rules, now);
+                }
+                opens
+            }
+            State::Open { .. } | State::Trial { .. } => self.failed(0, rules, now, may_open),
+        }
+    }
+
+    /// `true`: it opens, as `may_open` allows, after `most` failures; 0: never, but for a trial.
+    pub(super) fn failed(&mut self, most: u32, rules: &Rules, now: Time, may_open: bool) -> bool {
         match self.state {
             // What was sent before it opened.
             State::Open { .. } => return false,
             State::Closed => {
                 self.failures = self.failures.saturating_add(1);
-                if most == 0 || self.failures < most || !may_open() {
+                if most == 0 || self.failures < most || !may_open {
                     return false;
                 }
             }
             State::Trial { .. } => {}
         }
+        self.open(rules, now);
+        true
+    }
+
+    fn open(&mut self, rules: &Rules, now: Time) {
         let time = rules.base.saturating_mul(1 << self.opened.min(16)).min(rules.max);
         self.opened += 1;
         self.state = State::Open { until: now + time };
-        true
+    }
+}
+
+/// Requests in a row that broke or were late on a host.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Streak {
+    length: u32,
+    last: Option<Time>,
+    app: Option<u64>,
+    of_several: bool,
+}
+
+impl Streak {
+    /// One more. Those that break at one moment broke with one connection, and are one.
+    pub(super) fn grow(&mut self, app: u64, now: Time) {
+        self.of_several |= self.app.replace(app).is_some_and(|before| before != app);
+        if self.last.replace(now) != Some(now) {
+            self.length = self.length.saturating_add(1);
+        }
+    }
+
+    /// How many, if they tell of the host: what one application alone does is its own fault.
+    pub(super) fn of_host(&self) -> u32 {
+        if self.of_several { self.length } else { 0 }
     }
 }
 
@@ -145,7 +189,7 @@ impl Rated {
         if rules.errors == 0 || (self.known.len() >= RATED_MAX && !self.known.contains_key(&(app, host))) {
             return false;
         }
-        self.known.entry((app, host)).or_default().failed(rules.errors, rules, now, || true)
+        self.known.entry((app, host)).or_default().failed(rules.errors, rules, now, true)
     }
 
     /// Another table is in force: forgets what is about hosts whose number means another now.
@@ -166,7 +210,7 @@ mod tests {
     }
 
     fn fail(breaker: &mut Breaker, millis: u64) -> bool {
-        breaker.failed(RULES.connect_failures, &RULES, at(millis), || true)
+        breaker.failed(RULES.connect_failures, &RULES, at(millis), true)
     }
 
     #[test]
@@ -181,7 +225,7 @@ mod tests {
     #[test]
     fn a_connect_that_failed_counts_once_however_many_waited_for_it() {
         let mut breaker = Breaker::default();
-        let mut fails = |millis| (0..9).filter(|_| breaker.not_connected(&RULES, at(millis), || true)).count();
+        let mut fails = |millis| (0..9).filter(|_| breaker.not_connected(&RULES, at(millis), true)).count();
         assert_eq!([fails(0), fails(1), fails(2)], [0, 0, 1], "it opens with the third");
     }
 
@@ -207,11 +251,36 @@ mod tests {
     }
 
     #[test]
+    fn what_breaks_tells_of_a_host_when_it_is_of_several_applications_and_of_several_moments() {
+        let mut streak = Streak::default();
+        for millis in 0..9 {
+            streak.grow(7, at(millis));
+        }
+        assert_eq!(streak.of_host(), 0, "one application alone");
+        streak.grow(8, at(9));
+        assert_eq!(streak.of_host(), 10);
+        (0..50).for_each(|app| streak.grow(app, at(9)));
+        assert_eq!(streak.of_host(), 10, "one connection carried them all");
+    }
+
+    #[test]
+    fn what_breaks_opens_it_after_so_many_and_reopens_it_as_a_trial() {
+        let mut breaker = Breaker::default();
+        assert!(!breaker.broken(1, &RULES, at(0), true) && !breaker.broken(2, &RULES, at(0), false));
+        assert!(breaker.broken(2, &RULES, at(0), true) && !breaker.lets_through(at(999)));
+        assert!(!breaker.broken(9, &RULES, at(0), true), "what was sent before tells nothing new");
+        assert!(breaker.begin(at(1_000)));
+        assert!(breaker.broken(0, &RULES, at(1_000), true) && !breaker.lets_through(at(2_999)));
+        let never = Rules { errors: 0, ..RULES };
+        assert!(!Breaker::default().broken(99, &never, at(0), true));
+    }
+
+    #[test]
     fn at_most_half_are_ejected_and_a_breaker_of_zero_never_opens() {
         let mut lone = Breaker::default();
         for _ in 0..100 {
-            assert!(!lone.failed(3, &RULES, at(0), || may_eject(0, 1)));
-            assert!(!Breaker { failures: 99, ..Breaker::default() }.failed(0, &RULES, at(0), || true));
+            assert!(!lone.failed(3, &RULES, at(0), may_eject(0, 1)));
+            assert!(!Breaker { failures: 99, ..Breaker::default() }.failed(0, &RULES, at(0), true));
         }
         assert!(may_eject(0, 2) && !may_eject(1, 2) && !may_eject(1, 3) && may_eject(1, 4));
     }

@@ -8,7 +8,7 @@ use steady_proxy::{Protocol, Target, UpstreamTls};
 use steady_ring::Addr;
 use steady_table::HostIndex;
 
-use super::breaker::Breaker;
+use super::breaker::{Breaker, Streak};
 use crate::snapshot::{HostState, Snapshot};
 
 /// What of a request's body is kept until the agent has accepted the request; the agent's initial stream window.
@@ -34,8 +34,8 @@ pub(super) struct HostEntry {
     pub state: HostState,
     /// Requests of this worker that are with it now.
     pub in_flight: u32,
-    /// Of connects.
     pub breaker: Breaker,
+    pub streak: Streak,
 }
 
 /// How a host is reached.
@@ -65,7 +65,7 @@ impl Hosts {
         self.entries.len()
     }
 
-    /// How many get no requests, because connects to them fail.
+    /// How many get no requests for a while.
     pub(super) fn ejected(&self) -> usize {
         self.entries.iter().filter(|entry| entry.breaker.is_open()).count()
     }
@@ -77,17 +77,17 @@ impl Hosts {
         let entries = snapshot.routes.hosts().iter().zip(states).map(|(host, state)| {
             let known = self.entries.iter().find(|known| *known.name == *host.name());
             let addr = host.addr().parse().ok();
+            // Control that has seen it come back knows better; so does one that has moved it.
+            let rated =
+                known.filter(|known| known.state == state || state != HostState::Up).filter(|known| known.addr == addr);
             HostEntry {
                 name: host.name().into(),
                 upstream: upstream_key(host.name(), host.addr(), number),
                 tls: HostTls::of(snapshot, host.name()),
                 state,
                 in_flight: known.map_or(0, |known| known.in_flight),
-                // Control that has seen it come back knows better; so does one that has moved it.
-                breaker: known
-                    .filter(|known| known.state == state || state != HostState::Up)
-                    .filter(|known| known.addr == addr)
-                    .map_or_else(Breaker::default, |known| known.breaker.clone()),
+                breaker: rated.map_or_else(Breaker::default, |known| known.breaker.clone()),
+                streak: rated.map_or_else(Streak::default, |known| known.streak.clone()),
                 addr,
             }
         });

@@ -4,7 +4,7 @@ use steady_proxy::AttemptEnd;
 use steady_ring::Time;
 use steady_table::{Endpoint, HostIndex, Route};
 
-use super::super::breaker;
+use super::super::breaker::{self, Streak};
 use super::{EdgePolicy, Ticket};
 use crate::snapshot::HostState;
 
@@ -69,36 +69,48 @@ impl EdgePolicy {
     /// What an attempt says about its host, and about the application there.
     pub(super) fn rate(&mut self, host: HostIndex, ticket: &mut Ticket, end: AttemptEnd, now: Time) {
         let erred = std::mem::take(&mut ticket.erred);
-        let app = ticket.app.filter(|_| std::mem::take(&mut ticket.rated));
-        let rules = &self.settings.breaker;
+        let rated = std::mem::take(&mut ticket.rated);
+        if end == AttemptEnd::Abandoned {
+            return;
+        }
+        self.rate_host(host, ticket.app, end, now);
+        let Some(app) = ticket.app.filter(|_| rated) else { return };
         match end {
-            AttemptEnd::Abandoned => return,
-            AttemptEnd::ConnectFailed => {
-                let (ejected, count) = (self.hosts.ejected(), self.hosts.count());
-                let Some(entry) = self.hosts.get_mut(host) else { return };
-                let may_open = || breaker::may_eject(ejected, count);
-                if entry.breaker.not_connected(rules, now, may_open) {
-                    self.stats.hosts_ejected.add(1);
-                    tracing::warn!(
-                        host = &*entry.name,
-                        "connects fail; it gets no requests of this worker for a while"
-                    );
-                }
-                return;
-            }
-            AttemptEnd::Complete | AttemptEnd::Refused | AttemptEnd::Broken | AttemptEnd::TimedOut => {}
-        }
-        if let Some(entry) = self.hosts.get_mut(host) {
-            entry.breaker.succeeded();
-        }
-        match (app, end) {
-            (None, _) | (_, AttemptEnd::Refused) => {}
-            (Some(app), AttemptEnd::Complete) if !erred => self.rated.succeeded(app, host),
-            (Some(app), _) => {
-                if self.rated.failed(app, host, rules, now) {
+            AttemptEnd::Complete if !erred => self.rated.succeeded(app, host),
+            AttemptEnd::Complete | AttemptEnd::Broken | AttemptEnd::TimedOut => {
+                if self.rated.failed(app, host, &self.settings.breaker, now) {
                     self.stats.apps_avoided.add(1);
                 }
             }
+            // Of the host, of nobody.
+            AttemptEnd::ConnectFailed | AttemptEnd::Refused | AttemptEnd::Abandoned => {}
+        }
+    }
+
+    fn rate_host(&mut self, host: HostIndex, app: Option<u64>, end: AttemptEnd, now: Time) {
+        let fails = match end {
+            AttemptEnd::Complete | AttemptEnd::Refused | AttemptEnd::Abandoned => false,
+            AttemptEnd::ConnectFailed | AttemptEnd::Broken | AttemptEnd::TimedOut => true,
+        };
+        // Looked at only where something failed: it counts them all.
+        let may_open = fails && breaker::may_eject(self.hosts.ejected(), self.hosts.count());
+        let Some(entry) = self.hosts.get_mut(host) else { return };
+        if !fails {
+            entry.breaker.succeeded();
+            entry.streak = Streak::default();
+            return;
+        }
+        let rules = &self.settings.breaker;
+        let (is_ejected, why) = if end == AttemptEnd::ConnectFailed {
+            (entry.breaker.not_connected(rules, now, may_open), "connects fail")
+        } else {
+            entry.streak.grow(app.unwrap_or_default(), now);
+            let broken = entry.streak.of_host();
+            (entry.breaker.broken(broken, rules, now, may_open), "requests of several applications broke or were late")
+        };
+        if is_ejected {
+            self.stats.hosts_ejected.add(1);
+            tracing::warn!(host = &*entry.name, "{why}; it gets no requests of this worker for a while");
         }
     }
 }

@@ -12,8 +12,9 @@ Examples:
   steady deploy ./shop --name shop           run a folder; it answers at http://shop.localhost:8080
   steady move shop --to h2                   to another host, without losing a request
   steady logs shop -f                        what it prints, as it prints it
-  steady --address 10.0.0.9:9900 --token-file lb.token apps
-                                             the same commands for a system that `up` did not start
+  steady --dir /var/lib/steady/lb hosts      the same commands on an edge's machine, as root
+  steady --address 10.0.0.9:9900 --ca ca.pem --token-file token hosts
+                                             and from another one, over TLS
 
 Exit codes:
   0  done
@@ -38,17 +39,25 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// The directory of `up` unless told otherwise.
+pub const DIR: &str = "./.steady";
+
 /// Which system a command talks to.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Which system")]
 pub struct Reach {
-    /// State directory of a system started by `steady up`
-    #[arg(long, global = true, env = "STEADY_DIR", default_value = "./.steady", value_name = "DIR")]
+    /// State directory of a system started by `steady up`, or of an edge on this machine
+    #[arg(long, global = true, env = "STEADY_DIR", default_value = DIR, value_name = "DIR")]
     pub dir: PathBuf,
 
     /// Private address of an edge, instead of --dir
     #[arg(long, global = true, env = "STEADY_ADDRESS", value_name = "IP:PORT")]
     pub address: Option<String>,
+
+    /// Certificate of the cluster's authority (cluster/ca.pem of the edge's state directory), for --address over TLS. Without
+    /// it only an edge on this machine is spoken to
+    #[arg(long, global = true, env = "STEADY_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
 
     /// The token for --address
     #[arg(long, global = true, env = "STEADY_TOKEN", value_name = "TOKEN", hide_env_values = true)]

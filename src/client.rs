@@ -3,19 +3,19 @@
 //! One request at a time on a single-threaded runtime. Work that takes time answers a line of JSON a step
 //! (`docs/api.md`); [`Client::steps`] hands each one over as it comes.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+mod http;
+mod reach;
 
-use reqwest::{Method, RequestBuilder, Response, StatusCode};
-use serde::Deserialize;
+use std::path::Path;
+
 use serde_json::Value;
 
 use crate::cli::Reach;
 use crate::error::Error;
+use http::{Broken, Http};
+pub use http::{Method, Request, Response, StatusCode, encoded};
+use reach::FoundBy;
 
-/// An edge on the same network either takes the connection within this, or is not there.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A line of an answer longer than this is not one of ours; reading on would only fill memory.
 const LINE_BYTES_MAX: usize = 1 << 20;
 /// Of an error page that is not ours, as much as is worth showing.
@@ -23,24 +23,9 @@ const FOREIGN_BODY_CHARS_MAX: usize = 200;
 
 #[derive(Debug)]
 pub struct Client {
-    http: reqwest::Client,
-    base: String,
-    token: String,
+    http: Http,
     /// How the user said it, for messages.
     found_by: FoundBy,
-}
-
-#[derive(Clone, Debug)]
-enum FoundBy {
-    Dir(PathBuf),
-    Address,
-}
-
-/// What `up.json` says to a client.
-#[derive(Debug, Deserialize)]
-struct UpFile {
-    private: String,
-    token_file: PathBuf,
 }
 
 /// The last line of long work.
@@ -54,44 +39,29 @@ pub struct Done {
 impl Client {
     /// Finds the edge that `reach` means: an address wins over a directory.
     pub fn reach(reach: &Reach) -> Result<Client, Error> {
-        match &reach.address {
-            Some(address) => Client::new(address, token_for_address(reach)?, FoundBy::Address),
-            None => {
-                let up = read_up_file(&reach.dir)?;
-                let token = read_token(&up.token_file)?;
-                Client::new(&up.private, token, FoundBy::Dir(reach.dir.clone()))
-            }
-        }
+        let (http, found_by) = reach::find(reach)?;
+        Ok(Client { http, found_by })
     }
 
     /// The edge that this very process started.
-    pub fn of_own_edge(private: &str, token_file: &Path, dir: &Path) -> Result<Client, Error> {
-        Client::new(private, read_token(token_file)?, FoundBy::Dir(dir.to_owned()))
-    }
-
-    fn new(address: &str, token: String, found_by: FoundBy) -> Result<Client, Error> {
-        let base = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-        let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .no_proxy()
-            .build()
-            .map_err(|error| Error::Failed(format!("cannot make an HTTP client: {error}")))?;
-        Ok(Client { http, base: base.trim_end_matches('/').to_owned(), token, found_by })
-    }
-
-    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token)
+    pub fn of_own_edge(private: &str, token_file: &Path, ca: &Path, dir: &Path) -> Result<Client, Error> {
+        let (http, found_by) = reach::own(private, token_file, ca, dir)?;
+        Ok(Client { http, found_by })
     }
 
     /// A GET whose answer is one JSON document.
     pub async fn json(&self, path: &str) -> Result<Value, Error> {
-        let response = self.send(self.request(Method::GET, path)).await?;
-        response.json().await.map_err(|error| self.broken(&error))
+        self.document(Request::new(Method::GET, path)).await
+    }
+
+    /// Sends; the answer is one JSON document.
+    pub async fn document(&self, request: Request) -> Result<Value, Error> {
+        self.send(request).await?.json().await.map_err(|broken| self.broken(broken))
     }
 
     /// Sends, and turns every answer that is not a success into an error.
-    pub async fn send(&self, request: RequestBuilder) -> Result<Response, Error> {
-        let response = request.send().await.map_err(|error| self.broken(&error))?;
+    pub async fn send(&self, request: Request) -> Result<Response, Error> {
+        let response = self.http.send(request).await.map_err(|broken| self.broken(broken))?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -103,7 +73,7 @@ impl Client {
     /// Sends long work; `each` gets every line, the last one too.
     pub async fn steps(
         &self,
-        request: RequestBuilder,
+        request: Request,
         mut each: impl FnMut(&Value) -> Result<(), Error>,
     ) -> Result<Done, Error> {
         let mut lines = Lines::of(self.send(request).await?);
@@ -128,14 +98,15 @@ impl Client {
     fn refused(&self, status: StatusCode, body: &str) -> Error {
         let message = problem(body).unwrap_or_else(|| {
             let text: String = body.trim().chars().take(FOREIGN_BODY_CHARS_MAX).collect();
-            format!("the edge at {} answered {status}: {text}", self.base)
+            format!("the edge at {} answered {status}: {text}", self.http.base())
         });
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Unreachable(format!(
                 "the edge at {} refuses the token; {}",
-                self.base,
+                self.http.base(),
                 match &self.found_by {
-                    FoundBy::Dir(dir) => format!("is another system than the one of {} running there?", dir.display()),
+                    FoundBy::Up(dir) | FoundBy::Edge(dir) =>
+                        format!("is another system than the one of {} running there?", dir.display()),
                     FoundBy::Address => "give the right one with --token or --token-file".to_owned(),
                 }
             )),
@@ -146,23 +117,35 @@ impl Client {
         }
     }
 
-    /// An exchange that did not come to an answer.
-    fn broken(&self, error: &reqwest::Error) -> Error {
-        if !error.is_connect() && !error.is_timeout() {
-            return Error::Failed(format!("the answer of {} broke off: {}", self.base, causes(error)));
-        }
+    /// An exchange that did not come to an answer, or not to the end of it.
+    pub fn broken(&self, broken: Broken) -> Error {
+        let base = self.http.base();
+        let why = match broken {
+            Broken::Answer(why) => return Error::Failed(format!("the answer of {base} broke off: {why}")),
+            Broken::Certificate(why) => {
+                let which = match &self.found_by {
+                    FoundBy::Address => "is --ca the cluster/ca.pem of that edge, as it is now?",
+                    FoundBy::Up(_) | FoundBy::Edge(_) => "does another program listen there?",
+                };
+                return Error::Unreachable(format!(
+                    "whoever is at {base} is not an edge of this cluster ({why}); {which}"
+                ));
+            }
+            Broken::Connect(why) => why,
+        };
         Error::Unreachable(match &self.found_by {
-            FoundBy::Dir(dir) => format!(
-                "nothing answers at {} although {} names it: was `steady up` killed? Start it again: steady up --dir {}",
-                self.base,
+            FoundBy::Up(dir) => format!(
+                "nothing answers at {base} although {} names it: was `steady up` killed? Start it again: steady up --dir {}",
                 dir.join("up.json").display(),
                 dir.display()
             ),
-            FoundBy::Address => format!(
-                "nothing answers at {}: {}. Does the edge run, and is this the addr of its [private]?",
-                self.base,
-                causes(error)
+            FoundBy::Edge(dir) => format!(
+                "nothing answers at {base} although {} names it ({why}): was the edge killed? Start it again",
+                dir.join("ready.json").display()
             ),
+            FoundBy::Address => {
+                format!("nothing answers at {base}: {why}. Does the edge run, and is this the addr of its [private]?")
+            }
         })
     }
 }
@@ -199,42 +182,11 @@ impl Lines {
             if self.pending.len() > LINE_BYTES_MAX {
                 return Err(Error::Failed(format!("the edge sent a line of more than {LINE_BYTES_MAX} octets")));
             }
-            match self.response.chunk().await.map_err(|error| client.broken(&error))? {
+            match self.response.chunk().await.map_err(|broken| client.broken(broken))? {
                 Some(chunk) => self.pending.extend_from_slice(&chunk),
                 None => self.ended = true,
             }
         }
-    }
-}
-
-fn read_up_file(dir: &Path) -> Result<UpFile, Error> {
-    let path = dir.join("up.json");
-    let text = fs::read_to_string(&path).map_err(|_| {
-        Error::Unreachable(format!(
-            "no `steady up` is running for {} (there is no {}).\n  Start one:             steady up --dir {}\n  Or \
-             name another edge:  --dir DIR, or --address IP:PORT with --token-file FILE",
-            dir.display(),
-            path.display(),
-            dir.display()
-        ))
-    })?;
-    serde_json::from_str(&text).map_err(|error| Error::Failed(format!("{} is damaged: {error}", path.display())))
-}
-
-fn read_token(path: &Path) -> Result<String, Error> {
-    fs::read_to_string(path)
-        .map(|text| text.trim().to_owned())
-        .map_err(|error| Error::Unreachable(format!("cannot read the token in {}: {error}", path.display())))
-}
-
-fn token_for_address(reach: &Reach) -> Result<String, Error> {
-    match (&reach.token, &reach.token_file) {
-        (Some(token), _) => Ok(token.clone()),
-        (None, Some(path)) => read_token(path),
-        (None, None) => Err(Error::Usage(
-            "--address needs a token: --token-file FILE (the edge's [private] token_file), --token, or STEADY_TOKEN"
-                .to_owned(),
-        )),
     }
 }
 
@@ -261,16 +213,6 @@ fn undone(error: &Value, line: &Value) -> String {
     if let Some(detail) = detail {
         text.push_str(": ");
         text.push_str(detail);
-    }
-    text
-}
-
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = cause.to_string();
-        source = cause.source();
     }
     text
 }

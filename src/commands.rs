@@ -6,11 +6,10 @@ mod watch;
 use std::io;
 use std::time::Duration;
 
-use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::cli::{Command, DeployArgs, JoinTokenArgs, LogsArgs, MoveArgs, Reach, RmArgs};
-use crate::client::{Client, Done};
+use crate::client::{Client, Done, Method, Request};
 use crate::error::Error;
 use crate::pack::{self, Packed};
 use crate::show::{self, Style};
@@ -79,11 +78,11 @@ pub async fn send_deploy(
     host: Option<&str>,
     each: impl FnMut(&Value) -> Result<(), Error>,
 ) -> Result<Done, Error> {
-    let mut request = client.request(Method::PUT, &format!("/v1/apps/{}", packed.name));
+    let mut request = Request::new(Method::PUT, &format!("/v1/apps/{}", packed.name));
     if let Some(host) = host {
         request = request.query(&[("host", host)]);
     }
-    client.steps(request.header("content-type", "application/gzip").body(packed.archive), each).await
+    client.steps(request.body("application/gzip", packed.archive), each).await
 }
 
 async fn move_app(client: &Client, out: Out, args: &MoveArgs) -> Result<(), Error> {
@@ -91,7 +90,7 @@ async fn move_app(client: &Client, out: Out, args: &MoveArgs) -> Result<(), Erro
     if args.force {
         body["force"] = true.into();
     }
-    let request = client.request(Method::POST, &format!("{}/move", app_path(&args.name)?)).json(&body);
+    let request = Request::new(Method::POST, &format!("{}/move", app_path(&args.name)?)).json(&body);
     if !out.json {
         show::line(&format!("Moving {} to {}", out.style.strong(&args.name), args.to))?;
     }
@@ -103,7 +102,7 @@ async fn move_app(client: &Client, out: Out, args: &MoveArgs) -> Result<(), Erro
 }
 
 async fn rm(client: &Client, out: Out, args: &RmArgs) -> Result<(), Error> {
-    let request = client.request(Method::DELETE, &app_path(&args.name)?);
+    let request = Request::new(Method::DELETE, &app_path(&args.name)?);
     let done = client.steps(request, |value| show_step(out, value)).await?;
     if out.json {
         return Ok(());
@@ -143,7 +142,7 @@ async fn join_token(client: &Client, out: Out, args: &JoinTokenArgs) -> Result<(
                 "{id:?} is no id of a join token; `steady join-token --list` shows them"
             )));
         }
-        client.send(client.request(Method::DELETE, &format!("/v1/join-tokens/{id}"))).await?;
+        client.send(Request::new(Method::DELETE, &format!("/v1/join-tokens/{id}"))).await?;
         return if out.json { document(&json!({"revoked": id})) } else { show::line(&format!("{id} is revoked")) };
     }
     if args.list {
@@ -170,24 +169,18 @@ async fn join_token(client: &Client, out: Out, args: &JoinTokenArgs) -> Result<(
 /// A join token as the edge describes it; `up` uses it for its own hosts.
 pub async fn make_join_token(client: &Client, ttl: Duration, uses: u32, host: Option<&str>) -> Result<Value, Error> {
     let asked = json!({"ttl_s": ttl.as_secs(), "uses": uses, "host": host});
-    let response = client.send(client.request(Method::POST, "/v1/join-tokens").json(&asked)).await?;
-    response.json().await.map_err(|error| Error::Failed(format!("the edge answered something else: {error}")))
+    client.document(Request::new(Method::POST, "/v1/join-tokens").json(&asked)).await
 }
 
 async fn logs(client: &Client, out: Out, args: &LogsArgs) -> Result<(), Error> {
     let follow = if args.follow { "true" } else { "false" };
-    let request = client
-        .request(Method::GET, &format!("{}/logs", app_path(&args.name)?))
+    let request = Request::new(Method::GET, &format!("{}/logs", app_path(&args.name)?))
         .query(&[("lines", args.lines.to_string().as_str()), ("follow", follow)]);
     let mut response = client.send(request).await?;
     let mut pending = Vec::new();
     loop {
         // A reader that leaves is noticed at the next write; the edge's end of a followed log ends the command.
-        let Some(chunk) =
-            response.chunk().await.map_err(|error| Error::Failed(format!("the log broke off: {error}")))?
-        else {
-            break;
-        };
+        let Some(chunk) = response.chunk().await.map_err(|broken| client.broken(broken))? else { break };
         if !out.json {
             show::raw(&chunk)?;
             continue;

@@ -193,7 +193,7 @@ fn prepare(
         listeners: addrs.clone(),
     };
     let (tell_ready, ready) = oneshot::channel::<Ready>();
-    tokio::spawn(say_ready(ready, config.state_dir.clone(), file.to_owned(), addrs));
+    tokio::spawn(say_ready(ready, config.state_dir.clone(), file.to_owned(), addrs, config.private.token_file.clone()));
     let log_handle = log.as_ref().map(LogSink::handle);
     let on_reload = move || {
         reload.notify_one();
@@ -282,10 +282,15 @@ async fn say_ready(
     state_dir: std::path::PathBuf,
     config: std::path::PathBuf,
     listeners: Vec<edge::Listener>,
+    token_file: std::path::PathBuf,
 ) {
     let Ok(ready) = ready.await else { return };
     daemon::keep_config(&state_dir, &config);
-    let contents = json!({ "pid": std::process::id(), "listeners": listeners, "private": ready.private });
+    // A relative one is of this process's directory, which nobody who reads this is in.
+    let token_file = std::path::absolute(&token_file).unwrap_or(token_file);
+    let private = ready.private;
+    let contents =
+        json!({ "pid": std::process::id(), "listeners": listeners, "private": private, "token_file": token_file });
     let file = state_dir.join("ready.json");
     if let Err(error) = daemon::write_whole(&file, contents.to_string().as_bytes()) {
         tracing::error!(%error, file = %file.display(), "cannot say that it is ready");

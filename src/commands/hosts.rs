@@ -3,12 +3,11 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{Out, document, list};
 use crate::cli::{EventsArgs, HostsArgs, HostsCommand};
-use crate::client::Client;
+use crate::client::{Client, Method, Request};
 use crate::error::Error;
 use crate::show;
 
@@ -21,7 +20,7 @@ pub async fn hosts(client: &Client, out: Out, args: &HostsArgs) -> Result<(), Er
     match &args.command {
         None => list_hosts(client, out).await,
         Some(HostsCommand::Rm { name }) => {
-            client.send(client.request(Method::DELETE, &host_path(name)?)).await?;
+            client.send(Request::new(Method::DELETE, &host_path(name)?)).await?;
             if out.json {
                 return document(&json!({"removed": name}));
             }
@@ -108,9 +107,8 @@ async fn ask(client: &Client, args: &EventsArgs, query: &[(&str, String)]) -> Re
     for (name, value) in [("app", &args.name), ("host", &args.host)] {
         query.extend(value.iter().map(|value| (name, value.clone())));
     }
-    let response = client.send(client.request(Method::GET, "/v1/events").query(&query)).await?;
-    let answer: Result<Value, _> = response.json().await;
-    match answer.ok().and_then(|mut answer| answer.get_mut("events").map(Value::take)) {
+    let mut answer = client.document(Request::new(Method::GET, "/v1/events").query(&query)).await?;
+    match answer.get_mut("events").map(Value::take) {
         Some(Value::Array(events)) => Ok(events),
         _ => Err(Error::Failed("the edge's answer to /v1/events has no list of events".to_owned())),
     }

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::hosts::host_path;
 use super::{Out, bytes, document};
 use crate::cli::{RequestsArgs, TraceArgs};
-use crate::client::{Client, Lines};
+use crate::client::{Client, Lines, Method, Request, encoded};
 use crate::error::Error;
 use crate::pack;
 use crate::show;
@@ -22,11 +21,7 @@ pub async fn requests(client: &Client, out: Out, args: &RequestsArgs) -> Result<
         query.extend(value.iter().map(|value| (name, value.clone())));
     }
     let path = format!("{}/exchanges", at(args.at.as_deref())?);
-    let response = client.send(client.request(Method::GET, &path).query(&query)).await?;
-    let answer: Value = response
-        .json()
-        .await
-        .map_err(|error| Error::Failed(format!("the edge's answer to {path} is not what it should be: {error}")))?;
+    let answer = client.document(Request::new(Method::GET, &path).query(&query)).await?;
     if out.json {
         return document(&answer);
     }
@@ -69,17 +64,8 @@ fn row(exchange: &Value) -> Vec<String> {
 
 async fn cut(client: &Client, out: Out, args: &RequestsArgs, id: &str) -> Result<(), Error> {
     // An id of a trusted proxy may have anything in it, so that it is encoded as a segment of the path.
-    let id: String = id
-        .bytes()
-        .map(|octet| match octet {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => char::from(octet).to_string(),
-            _ => format!("%{octet:02X}"),
-        })
-        .collect();
-    let path = format!("{}/exchanges/{id}", at(args.at.as_deref())?);
-    let response = client.send(client.request(Method::DELETE, &path)).await?;
-    let answer: Value =
-        response.json().await.map_err(|error| Error::Failed(format!("the edge's answer to {path}: {error}")))?;
+    let path = format!("{}/exchanges/{}", at(args.at.as_deref())?, encoded(id));
+    let answer = client.document(Request::new(Method::DELETE, &path)).await?;
     if out.json {
         return document(&answer);
     }
@@ -97,7 +83,7 @@ pub async fn trace(client: &Client, out: Out, args: &TraceArgs) -> Result<(), Er
         body["client"] = client.to_string().into();
     }
     let path = format!("{}/trace", at(args.at.as_deref())?);
-    let mut lines = Lines::of(client.send(client.request(Method::POST, &path).json(&body)).await?);
+    let mut lines = Lines::of(client.send(Request::new(Method::POST, &path).json(&body)).await?);
     if !out.json {
         let name = out.style.strong(&args.name);
         show::line(&format!("Following {name}: at most {} requests within {}", args.requests, args.time))?;

@@ -7,10 +7,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use reqwest::Method;
 use serde_json::Value;
 
-use crate::client::Client;
+use crate::client::{Client, Method, Request};
 use crate::commands;
 use crate::error::Error;
 use crate::up::samples::{Needs, SAMPLES, Sample};
@@ -86,7 +85,7 @@ async fn deploy_sample(
 async fn start_failed_again(client: &Client, apps: &[Value]) {
     for app in apps.iter().filter(|app| text(app, "state") == "failed") {
         let path = format!("/v1/hosts/{}/apps/{}/restart", host_of(app), name_of(app));
-        let _ = client.send(client.request(Method::POST, &path)).await;
+        let _ = client.send(Request::new(Method::POST, &path)).await;
     }
 }
 

@@ -83,7 +83,7 @@ async fn serve(system: &mut System, dir: &Path) -> Result<(), Error> {
 
     let bun = Bun::look(&state).await;
     let private = system.start_edge().await?;
-    let client = Client::of_own_edge(&private, &system.token_file(), dir)?;
+    let client = Client::of_own_edge(&private, &system.token_file(), &system.private_ca(), dir)?;
     control_side_answers(&client).await?;
     if system.needs_join_token() {
         let hosts = u32::from(system.host_count());
@@ -226,6 +226,7 @@ fn up_json(system: &System, ca: &Path, apps: &[String]) -> Value {
         "https": edge.https,
         "private": edge.private,
         "token_file": system.token_file(),
+        "private_ca": system.private_ca(),
         "ca": ca,
         "domains": config::DOMAINS,
         "hosts": hosts,

@@ -131,6 +131,11 @@ impl System {
         self.dir().join("lb/token")
     }
 
+    /// The authority of the cluster, by which the private port is known.
+    pub fn private_ca(&self) -> PathBuf {
+        self.dir().join("lb/cluster/ca.pem")
+    }
+
     /// Process numbers: the edge's, and each host's by name.
     pub fn pids(&self) -> (u32, BTreeMap<&str, u32>) {
         let pid = |daemon: &Daemon| daemon.kin.map_or(0, |kin| kin.pid);

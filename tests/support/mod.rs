@@ -24,7 +24,7 @@ pub const POLL: Duration = Duration::from_millis(20);
 /// The command under test.
 pub fn steady() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_steady"));
-    for name in ["STEADY_DIR", "STEADY_ADDRESS", "STEADY_TOKEN", "STEADY_UP_PID"] {
+    for name in ["STEADY_DIR", "STEADY_ADDRESS", "STEADY_CA", "STEADY_TOKEN", "STEADY_UP_PID"] {
         command.env_remove(name);
     }
     command

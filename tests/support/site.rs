@@ -22,11 +22,19 @@ pub struct Choice {
     pub timeouts: String,
     /// `[[listen]]` for http; port 0: any free one.
     pub http: SocketAddr,
+    /// `[private]`.
+    pub private: SocketAddr,
 }
 
 impl Choice {
     pub fn of(io: &'static str) -> Choice {
-        Choice { io, workers: 2, timeouts: String::new(), http: ([127, 0, 0, 1], 0).into() }
+        Choice {
+            io,
+            workers: 2,
+            timeouts: String::new(),
+            http: ([127, 0, 0, 1], 0).into(),
+            private: ([127, 0, 0, 1], 0).into(),
+        }
     }
 }
 
@@ -128,7 +136,7 @@ impl Site {
 
     /// Writes the edge's configuration.
     pub fn configure(&self, choice: &Choice) {
-        let Choice { io, workers, timeouts, http } = choice;
+        let Choice { io, workers, timeouts, http, private } = choice;
         let hosts = (1..=self.agents.len()).map(|number| {
             let name = format!("h{number}");
             let ready = self.host_ready(&name);
@@ -152,7 +160,7 @@ tls = true
 [tls]
 dir = "{base}/certs"
 [private]
-addr = "127.0.0.1:0"
+addr = "{private}"
 {hosts}
 [timeouts]
 {timeouts}

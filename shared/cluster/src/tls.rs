@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::client::ResolvesClientCert;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -100,17 +102,21 @@ pub fn first_contact(authority: Fingerprint) -> Result<Arc<ClientConfig>, Error>
 }
 
 /// Towards an edge's private port, trusting the authorities of a PEM file: for people's commands.
-pub fn client_trusting(pem: &str) -> Result<ClientConfig, Error> {
-    use rustls::pki_types::CertificateDer;
-    use rustls::pki_types::pem::PemObject as _;
+///
+/// # Errors
+/// When the text is no PEM, or has no certificate that can be an authority's.
+pub fn client_trusting(pem: &str) -> Result<Arc<ClientConfig>, Error> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
         roots.add(certificate.map_err(|error| Error::General(error.to_string()))?)?;
+    }
+    if roots.is_empty() {
+        return Err(Error::General("there is none in it".to_owned()));
     }
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![HTTP1.to_vec()];
-    Ok(config)
+    Ok(Arc::new(config))
 }

@@ -36,9 +36,10 @@ fn edges() -> steady_http::Limits {
         head_bytes_max: 48 * 1024,
         fields_max: 160,
         streams_max: 1024,
-        // Clients that leave are resets here.
-        resets_max: 100_000,
-        provoked_resets_max: 10_000,
+        // What one client does would end the connection of all of them: each edge judges its own. (All clients that leave, and all
+        // whose requests only a host finds malformed, are resets here.)
+        resets_max: 10_000_000,
+        provoked_resets_max: 10_000_000,
         control_frames_max: 100_000,
         stream_window: 64 * 1024,
         connection_window: 16 * 1024 * 1024,

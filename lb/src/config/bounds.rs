@@ -17,7 +17,9 @@ const NOT_HERE: &[&str] = &["h1_connections_max", "body_rate_min", "body_rate_ov
 /// The bounds of an edge that is told nothing.
 pub fn default() -> Bounds {
     let clients = steady_http::Limits { stream_window: CLIENT_WINDOW, ..steady_http::Limits::default() };
-    Bounds { clients, ..Bounds::default() }
+    // A host tells of an application's interim responses, as many as that may send, and of its own each time that a request waits there.
+    let upstreams = steady_http::Limits { interim_max: 64, ..steady_http::Limits::default() };
+    Bounds { clients, upstreams, ..Bounds::default() }
 }
 
 /// The bounds that can be configured here.

@@ -167,6 +167,10 @@ pub trait Codec {
         self.go_away(out);
     }
 
+    /// It is this second of a clock of the caller's that never goes back: what is bounded in a while is counted anew by it. Without it
+    /// such counts are for good.
+    fn at_second(&mut self, _second: u32) {}
+
     /// Sends a PING (HTTP/2); `false` where the version has none.
     fn ping(&mut self, payload: [u8; 8], out: &mut Vec<u8>) -> bool;
 

@@ -313,6 +313,23 @@ impl Scheme {
     }
 }
 
+/// A `Content-Length` (RFC 9110 §8.6): digits, and no more than a signed number of 64 bits holds, which is what most software counts
+/// octets with; both versions take the same ones, as what one takes the other is told. No sign, no white space; a list of equal
+/// lengths, which a recipient may accept, is none.
+pub(crate) fn parse_length(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    let length = text.iter().try_fold(0u64, |length, octet| {
+        let digit = octet.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        length.checked_mul(10)?.checked_add(digit.into())
+    })?;
+    (length <= i64::MAX as u64).then_some(length)
+}
+
 /// Whether a tunnel of this protocol (`NAME` or `NAME/VERSION`) is carried through: none of another HTTP, nor of TLS inside the
 /// connection. Whoever is granted one speaks past everything that is between.
 pub(crate) fn is_carried(protocol: &[u8]) -> bool {

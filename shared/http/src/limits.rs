@@ -30,8 +30,8 @@ pub struct Limits {
     pub hpack_table_bytes: u32,
     /// CONTINUATION frames of one header block. CONTINUATION flood (CVE-2024-27316 and its kin).
     pub continuations_max: u32,
-    /// Streams the peer may reset soon after opening, in a leaky count: each stream that ends well takes one away. Rapid
-    /// reset (CVE-2023-44487).
+    /// Streams the peer may reset soon after opening, in a leaky count: each stream that ends well takes one away, and each second a
+    /// tenth of the bound, as of all such counts. Rapid reset (CVE-2023-44487).
     pub resets_max: u32,
     /// Streams that the peer makes us reset by breaking rules, leaky in the same way. MadeYouReset (CVE-2025-8671).
     pub provoked_resets_max: u32,

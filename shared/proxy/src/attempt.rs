@@ -9,8 +9,9 @@ use crate::exchange::{Exchange, Key, Leg, Origin, Phase};
 use crate::pipe::Way;
 use crate::policy::{AttemptEnd, Decision, Interim, Judgement, Outcome, ParkKey, Policy, Reply, Request, Target};
 use crate::refusal::Refusal;
+use crate::stats::Late;
 use crate::upstream::Upstream;
-use crate::worker::{Todo, Worker};
+use crate::worker::{Todo, Worker, lookup};
 
 impl<D: Driver, P: Policy> Worker<D, P> {
     /// Asks the policy where an exchange goes, and sends it on its way.
@@ -84,6 +85,13 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         }
         // As in trailers: what is between our own machines ends here, whoever sent it.
         self.scratch.retain(|field| !Name::is_reserved(field.name));
+        if lookup(&mut self.conns, down.conn).is_some_and(|conn| conn.is_clogged(&self.limits)) {
+            // Interim responses are hints, but for the one that a client may wait for.
+            if self.scratch.status != 100 {
+                return;
+            }
+            self.scratch.reset_to_status(100);
+        }
         self.send_head(down, false);
     }
 
@@ -140,6 +148,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let Some(exchange) = self.exchanges.at(key) else { return };
         let Some(down) = exchange.down else { return };
         let conn = self.conns.get(down.conn.index()).and_then(|slot| slot.conn.as_deref());
+        let is_choked = conn.is_some_and(|conn| conn.is_choked(&self.limits));
         let timing = exchange.timing;
         let mut request = request_of!(exchange, conn.and_then(Conn::server_name), now);
         self.policy.respond(&mut request, &mut self.scratch, &timing);
@@ -147,6 +156,10 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         self.stats.responses[usize::from(self.scratch.status / 100).min(5)].add(1);
         if exchange.phase == Phase::Attached {
             exchange.phase = Phase::Answering;
+        }
+        if is_choked {
+            self.stats.clients_late[Late::Read as usize].add(1);
+            return self.finish(key, Outcome::Cut);
         }
         exchange.download.sink_ended = end;
         let tunnel = exchange.tunnel;

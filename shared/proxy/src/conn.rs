@@ -267,6 +267,12 @@ impl Conn {
         self.is_down() && self.out.len() > 2 * limits.out_bytes_max
     }
 
+    /// Whether a client has more heads to read than honest ones leave: as many answers as it may ask for at once, with heads of some
+    /// KiB each. They cannot wait elsewhere.
+    pub(crate) fn is_choked(&self, limits: &Limits) -> bool {
+        self.is_down() && self.out.len() > 8 * limits.out_bytes_max
+    }
+
     /// The codec and the output it writes to, at once.
     pub(crate) fn codec_and_out(&mut self) -> Option<(&mut dyn Codec, &mut Vec<u8>)> {
         let codec: &mut dyn Codec = match &mut self.http {

@@ -211,7 +211,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 self.reply(key, Reply::Refuse(Refusal::ParkTimeout));
             }
             Phase::Attached => {
-                let late = !exchange.is_asked() && !total;
+                let late = !exchange.is_asked() && !exchange.awaits_upstream() && !total;
                 if why == Due::Pace {
                     self.stats.clients_late[Late::Send as usize].add(1);
                 }
@@ -310,7 +310,7 @@ fn exchange_due<T>(exchange: &Exchange<T>, timeouts: &Timeouts, limits: &Limits)
             since + exchange.target.as_ref().map_or(Duration::MAX, |target| target.connect_timeout)
         }
         (_, Phase::Attached) if let Some(until) = exchange.parked_upstream => until,
-        (_, Phase::Attached) if exchange.is_asked() => {
+        (_, Phase::Attached) if exchange.is_asked() || exchange.awaits_upstream() => {
             let from = exchange.timing.attached.max(exchange.activity);
             from + exchange.target.as_ref().map_or(Duration::MAX, |target| target.response_timeout)
         }

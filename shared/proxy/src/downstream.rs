@@ -6,6 +6,7 @@ use steady_http::{Error, Event, Head, StreamId};
 use steady_ring::{ConnId, Driver, ListenerId};
 
 use crate::conn::{Conn, Http, Secure, Side, Stage};
+use crate::ending::HEAD_SPARE_MAX;
 use crate::exchange::{Exchange, Key, Leg, Origin, Phase};
 use crate::held::Total;
 use crate::limits::Limits;
@@ -129,7 +130,13 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let key = self.exchanges.reserve();
         let mut exchange = self.spares.pop().unwrap_or_else(|| Box::new(Exchange::blank(&self.held)));
         exchange.renew(key, Origin::Client, now);
-        std::mem::swap(&mut exchange.request, &mut self.scratch);
+        if self.scratch.footprint() > HEAD_SPARE_MAX.max(4 * self.scratch.size()) {
+            // What was read before it was far larger, and its memory would stay with this one, which is counted by its size.
+            exchange.request = self.scratch.clone();
+            self.scratch = Head::new();
+        } else {
+            std::mem::swap(&mut exchange.request, &mut self.scratch);
+        }
         exchange.down = Some(Leg { conn: id, stream });
         exchange.peer = peer.addr();
         exchange.listener = listener.into();
@@ -160,11 +167,15 @@ impl<D: Driver, P: Policy> Worker<D, P> {
 
     /// Whether a request that has come is one too many, or its head is large where all of them are.
     fn has_no_room_for(&mut self, key: Key) -> bool {
+        self.exchanges.len() > self.limits.exchanges_max || self.is_head_too_large(key)
+    }
+
+    /// Whether a head, with its trailers, is large where all of them together are.
+    pub(crate) fn is_head_too_large(&mut self, key: Key) -> bool {
         let Limits { exchanges_max, heads_bytes_max, .. } = self.limits;
         let is_large = |head: usize| head > heads_bytes_max / exchanges_max.max(1);
-        self.exchanges.len() > exchanges_max
-            || self.exchanges.head_bytes() > heads_bytes_max
-                && self.exchanges.at(key).is_some_and(|exchange| is_large(exchange.head_bytes))
+        self.exchanges.head_bytes() > heads_bytes_max
+            && self.exchanges.at(key).is_some_and(|exchange| is_large(exchange.head_bytes))
     }
 
     fn admit(&mut self, key: Key) -> Option<Reply> {

@@ -13,7 +13,7 @@ use crate::worker::{Drain, Todo, Worker};
 
 /// The largest head whose memory an exchange that is over keeps for the next. Most are smaller; a crowd of clients with the largest
 /// that may be would leave theirs in a thousand exchanges.
-const HEAD_SPARE_MAX: usize = 8 * 1024;
+pub(crate) const HEAD_SPARE_MAX: usize = 8 * 1024;
 
 impl<D: Driver, P: Policy> Worker<D, P> {
     /// Answers an exchange from here. Whatever it was doing upstream has ended.
@@ -140,6 +140,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             self.end_downstream(key, leg, whole, stop);
         }
         exchange.ticket = P::Ticket::default();
+        (exchange.upload.trailers, exchange.download.trailers) = (None, None);
         // A spare exchange holds no body's memory: that is shared among all that need some.
         for held in [&mut exchange.upload.held, &mut exchange.download.held] {
             self.buffers.keep(held.take_memory(), &self.limits);

@@ -133,6 +133,11 @@ impl<T> Exchange<T> {
         self.phase == Phase::Answering && self.download.waiting() > 0
     }
 
+    /// Whether there is something of the request that the upstream does not take.
+    pub(crate) fn awaits_upstream(&self) -> bool {
+        self.phase == Phase::Attached && self.upload.waiting() > 0
+    }
+
     /// Whether the upstream has all that it needs to answer. Who asks for a tunnel has nothing more to say before that.
     pub(crate) fn is_asked(&self) -> bool {
         self.upload.source_ended || self.request.is_connect()
@@ -195,7 +200,7 @@ impl<T> Exchanges<T> {
         self.open
     }
 
-    /// Octets of the heads of all.
+    /// Octets of the heads and trailers of all.
     pub(crate) fn head_bytes(&self) -> usize {
         self.heads
     }
@@ -215,6 +220,14 @@ impl<T> Exchanges<T> {
         exchange.head_bytes = exchange.request.size();
         self.heads += exchange.head_bytes;
         self.slots[index].exchange = Some(exchange);
+    }
+
+    /// More of a head came: its trailers.
+    pub(crate) fn grew(&mut self, key: Key, octets: usize) {
+        if let Some(exchange) = self.at(key) {
+            exchange.head_bytes += octets;
+            self.heads += octets;
+        }
     }
 
     pub(crate) fn at(&mut self, key: Key) -> Option<&mut Exchange<T>> {

@@ -9,6 +9,7 @@ use crate::exchange::{Key, Leg, Phase};
 use crate::held::{Held, Octets};
 use crate::pipe::Way;
 use crate::policy::{AttemptEnd, Policy};
+use crate::refusal::Refusal;
 use crate::worker::Worker;
 
 impl<D: Driver, P: Policy> Worker<D, P> {
@@ -77,8 +78,11 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             self.pump(key, way);
             self.hold_back(key, way, source);
         }
-        if end && way == Way::Down {
-            self.part(key);
+        match way {
+            // From now on the upstream has less time to answer than the client had to go on.
+            Way::Up if end => self.arm_exchange(key.index),
+            Way::Down if end => self.part(key),
+            _ => {}
         }
     }
 
@@ -135,6 +139,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         self.scratch.retain(|field| !Name::is_reserved(field.name));
         let now = self.now;
         let Some(exchange) = self.exchanges.at(key) else { return };
+        exchange.activity = now;
         let pipe = match way {
             Way::Up => &mut exchange.upload,
             Way::Down => &mut exchange.download,
@@ -150,12 +155,14 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             self.buffers.keep(made, &self.limits);
         }
         if self.scratch.field_count() > 0 {
-            pipe.trailers = Some(Box::new(std::mem::take(&mut self.scratch)));
+            pipe.trailers = Some(Box::new(self.scratch.clone()));
+            self.exchanges.grew(key, self.scratch.size());
+            if self.is_head_too_large(key) {
+                return self.cut(key, Refusal::Overloaded);
+            }
         }
         self.pump(key, way);
-        if self.exchanges.at(key).is_some_and(|exchange| exchange.awaits_client()) {
-            self.arm_exchange(key.index);
-        }
+        self.arm_exchange(key.index);
         if way == Way::Down {
             self.part(key);
         }
@@ -253,7 +260,12 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let taken = if waited { self.send_held(key, way, sink) } else { 0 };
         let Some(exchange) = self.exchanges.at(key) else { return };
         let pipe = exchange.pipe(way);
-        let ended = pipe.source_ended && pipe.waiting() == 0;
+        let mut ended = pipe.source_ended && pipe.waiting() == 0;
+        if ended && pipe.trailers.is_some() && way == Way::Down && !self.has_room(sink) {
+            ended = false;
+        }
+        let Some(exchange) = self.exchanges.at(key) else { return };
+        let pipe = exchange.pipe(way);
         if ended {
             let trailers = pipe.trailers.take();
             match &trailers {
@@ -263,7 +275,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             }
             // They may have to be sent again.
             let Some(exchange) = self.exchanges.at(key) else { return };
-            exchange.pipe(way).trailers = trailers;
+            exchange.pipe(way).trailers = trailers.filter(|_| keep);
         }
         let Some(exchange) = self.exchanges.at(key) else { return };
         let pipe = exchange.pipe(way);
@@ -326,6 +338,15 @@ impl<D: Driver, P: Policy> Worker<D, P> {
     fn has_window(&mut self, sink: Leg) -> bool {
         let codec = self.conn(sink.conn).and_then(|conn| conn.codec());
         codec.is_some_and(|codec| codec.capacity(sink.stream) > 0)
+    }
+
+    /// Whether a client has room for anything at all; if not, it is looked at again once it has.
+    fn has_room(&mut self, sink: Leg) -> bool {
+        let out_max = self.limits.out_bytes_max;
+        let Some(conn) = self.conn(sink.conn) else { return true };
+        let has_room = conn.room(out_max) > 0;
+        conn.starved |= !has_room;
+        has_room
     }
 
     fn send_trailers(&mut self, sink: Leg, trailers: &steady_http::Head) {
@@ -409,8 +430,8 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         let max = self.limits.held_bytes_max;
         let Some(exchange) = self.exchanges.at(key) else { return };
         let too_much = exchange.pipe(way).burden() > max;
-        if exchange.awaits_client() {
-            // A client has less time to take what is there than an upstream has to say more.
+        if exchange.awaits_client() || exchange.awaits_upstream() {
+            // Who has to take what is there has less time for it than the other has to say more.
             self.arm_exchange(key.index);
         }
         if too_much && self.conn(source.conn).is_some_and(|conn| conn.is_serial()) {

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use steady_http::{Scheme, h1, h2};
+use steady_http::{Codec as _, Scheme, h1, h2};
 use steady_ring::{ConnId, Driver, RecvBuf, SendBuf};
 
 use crate::conn::{Http, Paused, Secure, Side, Stage};
@@ -260,6 +260,9 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 return input.len();
             }
             conn.touch(&mut self.buffers, &mut self.dirty);
+            if let Http::H2Server(codec) = &mut conn.http {
+                codec.at_second(self.second);
+            }
             let Some((codec, out)) = conn.codec_and_out() else { return total };
             match codec.receive(rest, &mut self.scratch, out) {
                 Ok(step) => {
@@ -382,11 +385,11 @@ impl<D: Driver, P: Policy> Worker<D, P> {
                 if conn.aside.wire.capacity() == 0 {
                     conn.aside.wire = self.buffers.take();
                 }
-                // An error here means that the session is over; the peer sees the end of the stream.
-                if tls.send(&conn.out.bytes, &mut conn.aside.wire).is_err() {
-                    conn.eof = true;
-                }
+                let sent = tls.send(&conn.out.bytes, &mut conn.aside.wire);
                 conn.out.clear();
+                if sent.is_err() {
+                    return self.tls_is_over(id);
+                }
             }
             if conn.stage == Stage::Finishing {
                 tls.close(&mut conn.aside.wire);
@@ -426,6 +429,16 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             self.driver.send(id, buf);
         }
         self.arm_conn(id.index() as u32);
+    }
+
+    /// The session can carry nothing more: its keys are used up, and its version has no others.
+    #[cold]
+    fn tls_is_over(&mut self, id: ConnId) {
+        if self.conn(id).is_some_and(|conn| !conn.is_down()) {
+            return self.upstream_failed(id, Failure::Broken);
+        }
+        self.abandon(id);
+        self.close(id);
     }
 
     /// Everything is out: what was to happen after it.

@@ -126,6 +126,8 @@ pub struct Worker<D: Driver, P: Policy> {
     pub(crate) relieve_again: Time,
     /// From the last batch to this one.
     pub(crate) since_last: Duration,
+    /// The second that it is in the present batch.
+    pub(crate) second: u32,
     /// Exchanges that are over, kept for their memory.
     pub(crate) spares: Vec<Box<Exchange<P::Ticket>>>,
     pub(crate) upstreams: HashMap<u64, Upstream, KeyHash>,
@@ -214,6 +216,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             held: Total::default(),
             relieve_again: Time::ZERO,
             since_last: Duration::ZERO,
+            second: 0,
             spares: Vec::new(),
             upstreams: HashMap::default(),
             parked: Parkings::default(),
@@ -268,6 +271,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         self.driver.wait(deadline, &mut events)?;
         let last = std::mem::replace(&mut self.now, self.driver.now());
         self.since_last = self.now.since(last);
+        self.second = u32::try_from(self.now.since(Time::ZERO).as_secs()).unwrap_or(u32::MAX);
         self.refresh();
         for event in events.drain(..) {
             self.dispatch(event);

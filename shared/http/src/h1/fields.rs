@@ -2,7 +2,7 @@
 
 use super::scan::{bad, is_token, list, over, token_len, trim, value_len};
 use crate::error::Error;
-use crate::head::{Head, Name};
+use crate::head::{Head, Name, parse_length};
 use crate::limits::{Limit, Limits};
 
 /// Names that one message may nominate with `Connection` beyond the usual ones.
@@ -43,7 +43,8 @@ pub(super) fn parse_head<'i>(block: &'i [u8], head: &mut Head, limits: &Limits) 
                 }
             }
             Name::ContentLength => {
-                if facts.content_length.replace(content_length(value)?).is_some() {
+                let length = parse_length(value).ok_or(const { bad("malformed Content-Length") })?;
+                if facts.content_length.replace(length).is_some() {
                     return Err(bad("Content-Length twice"));
                 }
             }
@@ -124,21 +125,6 @@ fn each<'i>(
         }
         take(name, trim(value))?;
     }
-}
-
-/// RFC 9110 §8.6; a list of equal lengths, which a recipient may accept, is refused.
-fn content_length(value: &[u8]) -> Result<u64, Error> {
-    const MALFORMED: Error = bad("malformed Content-Length");
-    if value.is_empty() {
-        return Err(MALFORMED);
-    }
-    value.iter().try_fold(0u64, |length, octet| {
-        let digit = octet.wrapping_sub(b'0');
-        if digit > 9 {
-            return Err(MALFORMED);
-        }
-        length.checked_mul(10).and_then(|length| length.checked_add(digit.into())).ok_or(MALFORMED)
-    })
 }
 
 /// Accepts `chunked` alone. Other codings under a final `chunked` are 501; all else has no length and is 400 (RFC 9112 §6.1, §6.3).

@@ -1,12 +1,17 @@
-//! Counts of what is legal once and an attack ten thousand times. All leak: good behaviour earns them back.
+//! Counts of what is legal once and an attack ten thousand times. All leak: good behaviour earns them back, and so does time.
 
 use crate::limits::{Limit, Limits};
 
 /// How many control frames a new stream makes up for.
 const CONTROL_PER_STREAM: u32 = 8;
 
+/// What part of its bound a count loses in a second.
+const LEAK: u32 = 10;
+
 #[derive(Debug, Default)]
 pub(super) struct Guard {
+    /// Until when time has been taken off.
+    second: u32,
     resets: u32,
     provoked: u32,
     empty_data: u32,
@@ -18,7 +23,7 @@ pub(super) struct Guard {
 }
 
 fn count(counter: &mut u32, max: u32, limit: Limit) -> Result<(), Limit> {
-    *counter += 1;
+    *counter = counter.saturating_add(1);
     if *counter > max { Err(limit) } else { Ok(()) }
 }
 
@@ -40,6 +45,28 @@ impl Guard {
     /// SETTINGS, PING, PRIORITY, and what else carries nothing forward.
     pub(super) fn control(&mut self, limits: &Limits) -> Result<(), Limit> {
         count(&mut self.control, limits.control_frames_max, Limit::ControlFrames)
+    }
+
+    /// It is this second of the caller's clock.
+    #[inline]
+    pub(super) fn at_second(&mut self, second: u32, limits: &Limits) {
+        if second > self.second {
+            let seconds = second - self.second;
+            self.second = second;
+            self.leak(seconds, limits);
+        }
+    }
+
+    #[cold]
+    fn leak(&mut self, seconds: u32, limits: &Limits) {
+        for (counter, max) in [
+            (&mut self.resets, limits.resets_max),
+            (&mut self.provoked, limits.provoked_resets_max),
+            (&mut self.empty_data, limits.empty_data_max),
+            (&mut self.control, limits.control_frames_max),
+        ] {
+            *counter = counter.saturating_sub((max / LEAK).max(1).saturating_mul(seconds));
+        }
     }
 
     pub(super) fn opened(&mut self) {
@@ -84,6 +111,27 @@ impl Guard {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_count_loses_a_tenth_of_its_bound_each_second() {
+        let limits = Limits { resets_max: 100, control_frames_max: 5, ..Limits::default() };
+        let mut guard = Guard::default();
+        guard.at_second(1_000, &limits);
+        let resets = |guard: &mut Guard| (0..).take_while(|_| guard.reset(&limits).is_ok()).count();
+        assert_eq!(resets(&mut guard), 100);
+        guard.at_second(1_000, &limits);
+        assert_eq!(resets(&mut guard), 0);
+        for _ in 0..1_000 {
+            assert_eq!(guard.control(&limits), Ok(()), "one a second, for ever");
+            guard.at_second(guard.second + 1, &limits);
+        }
+        assert_eq!(resets(&mut guard), 100);
+        guard.at_second(guard.second + 3, &limits);
+        // Two that were refused were counted too.
+        assert_eq!(resets(&mut guard), 29);
+        guard.at_second(5, &limits);
+        assert_eq!(resets(&mut guard), 0, "a clock that goes back takes nothing off");
+    }
 
     #[test]
     fn replies_are_counted_from_when_the_caller_last_took_the_output() {

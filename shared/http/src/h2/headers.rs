@@ -128,6 +128,9 @@ impl<R: Role> Connection<R> {
     ) -> Result<Option<Event<'static>>, Error> {
         let slot = self.streams.find(gathered.id);
         let mut kind = self.kind_of(gathered.id, slot, out)?;
+        if kind == Kind::Discarded {
+            self.count_control(out)?;
+        }
         if kind == Kind::Request {
             let next = (self.last_id + 1) | 1;
             if gathered.id > next {

@@ -5,7 +5,7 @@
 //! [`EXCESS`] times over, which ends the connection: decoding for nothing is work that the peer chose.
 
 use crate::authority::Authority;
-use crate::head::{Head, Method, Name, Scheme, is_carried};
+use crate::head::{Head, Method, Name, Scheme, is_carried, parse_length};
 use crate::limits::{Limit, Limits};
 
 use super::hpack::{Fields, HpackError, Marks, Which};
@@ -445,14 +445,6 @@ fn is_token(octet: u8) -> bool {
 
 fn is_name(octet: u8) -> bool {
     CLASSES[usize::from(octet)] & NAME != 0
-}
-
-fn parse_length(text: &[u8]) -> Option<u64> {
-    // No sign, no space, no list.
-    if text.is_empty() || text.len() > 19 || !text.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    Some(text.iter().fold(0, |length, octet| length * 10 + u64::from(octet - b'0')))
 }
 
 fn parse_status(text: &[u8]) -> Option<u16> {

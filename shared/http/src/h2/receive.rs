@@ -150,6 +150,9 @@ impl<R: Role> Connection<R> {
         let end = frame.has(frame::END_STREAM);
         let Some(slot) = self.streams.find(frame.id) else {
             self.check_closed(frame.id, out)?;
+            if left == 0 {
+                self.count_control(out)?;
+            }
             self.reading = Reading::Skip(left + padding);
             return Ok(Progress::Took(took));
         };

@@ -166,6 +166,11 @@ impl<R: Role> Codec for Connection<R> {
         self.read(input, head, out)
     }
 
+    #[inline]
+    fn at_second(&mut self, second: u32) {
+        self.guard.at_second(second, &self.limits);
+    }
+
     fn receive_end(&mut self, _out: &mut Vec<u8>) -> Result<Option<Event<'static>>, Error> {
         if let Some(error) = self.dead {
             return Err(error);

@@ -151,6 +151,7 @@ fn a_malformed_request_resets_its_stream_and_nothing_else() {
         ("a length that is no number", &[m, s, a, p, ("content-length", "1x")]),
         ("a length with a sign", &[m, s, a, p, ("content-length", "+1")]),
         ("a list of lengths", &[m, s, a, p, ("content-length", "1, 1")]),
+        ("a length beyond what is counted", &[m, s, a, p, ("content-length", "9223372036854775808")]),
         ("an empty length", &[m, s, a, p, ("content-length", "")]),
         ("a length beyond measure", &[m, s, a, p, ("content-length", "99999999999999999999")]),
         ("two lengths", &[m, s, a, p, ("content-length", "1"), ("content-length", "2")]),

@@ -19,7 +19,7 @@ fn proxied(connections_per_client_max: usize) -> Lab {
 
 impl Lab {
     /// Puts these bounds in force, in place of those that are.
-    fn bound(&mut self, bounds: Bounds) {
+    pub(crate) fn bound(&mut self, bounds: Bounds) {
         let scene = Scene::to(vec![Place::h1(1, self.origin_addr)]);
         self.world.proxies[0].plane.publish(Arc::new(Scene { bounds: Some(Arc::new(bounds)), ..scene }));
         self.world.settle();

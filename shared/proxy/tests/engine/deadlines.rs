@@ -182,8 +182,7 @@ fn a_body_that_drips_over_http2_shares_its_connection_and_may() {
 
 #[test]
 fn a_client_that_is_held_back_by_its_application_is_not_slow() {
-    let mut lab =
-        Lab::with(|addr| Place::h1(1, addr), &config(), Timeouts { idle: 900 * SECOND, ..Timeouts::default() });
+    let mut lab = Lab::new(|addr| Place { response_timeout: 900 * SECOND, ..Place::h1(1, addr) });
     let client = lab.send("POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: 3000000\r\n\r\n");
     let up = lab.upstream(0);
     lab.origin.borrow_mut().pause(up);
@@ -195,6 +194,41 @@ fn a_client_that_is_held_back_by_its_application_is_not_slow() {
     lab.origin.borrow_mut().send(up, OK);
     lab.client_got(client, b"ok");
     lab.end();
+}
+
+#[test]
+fn an_application_that_does_not_read_what_it_is_sent_is_late_and_not_its_client() {
+    let timeouts = Timeouts { idle: 20 * SECOND, ..Timeouts::default() };
+    let place = |addr| Place { response_timeout: 6 * SECOND, ..Place::h1(1, addr) };
+    let mut lab = Lab::with(place, &config(), timeouts);
+    let client = lab.send("POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: 3000000\r\n\r\n");
+    let up = lab.upstream(0);
+    lab.origin.borrow_mut().pause(up);
+    lab.client.borrow_mut().send(client, vec![b'x'; 2_000_000]);
+    lab.wait(5 * SECOND);
+    assert_eq!(lab.client.borrow().text(client), "");
+    lab.wait(3 * SECOND);
+    assert!(lab.client.borrow().text(client).starts_with("HTTP/1.1 504 "), "{}", lab.client.borrow().text(client));
+    lab.client.borrow_mut().hang_up();
+    lab.end();
+}
+
+#[test]
+fn a_response_is_late_from_when_the_request_ended() {
+    let place = |addr| Place { response_timeout: 6 * SECOND, ..Place::h1(1, addr) };
+    for end in ["3\r\nend\r\n0\r\n\r\n", "0\r\nx-t: 1\r\n\r\n"] {
+        let mut lab = Lab::new(place);
+        let client = lab.send("POST / HTTP/1.1\r\nhost: a.test\r\ntransfer-encoding: chunked\r\n\r\n");
+        let up = lab.upstream(0);
+        lab.origin_got(up, b"\r\n\r\n");
+        lab.wait(10 * SECOND);
+        lab.client.borrow_mut().send(client, end);
+        lab.wait(5 * SECOND);
+        assert_eq!(lab.client.borrow().text(client), "");
+        lab.wait(2 * SECOND);
+        assert!(lab.client.borrow().text(client).starts_with("HTTP/1.1 504 "), "after {end:?}");
+        lab.end();
+    }
 }
 
 /// A request that its origin has, and a worker that does not run until long after its deadline, when it finds nothing to read at

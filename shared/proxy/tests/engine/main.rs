@@ -7,6 +7,7 @@ mod deadlines;
 mod ends;
 mod frames;
 mod framing;
+mod heads;
 mod lab;
 mod liveness;
 mod parking;

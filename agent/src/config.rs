@@ -320,7 +320,7 @@ fn read_log(log: &mut Reader<'_>) -> LogConfig {
                 _ => Err(format!("`{text}` is not one of: text, json")),
             })
             .unwrap_or_default(),
-        level: log.text("level").unwrap_or_else(|| "info".to_owned()),
+        level: log.parsed("level", steady_proxy::daemon::check_level).unwrap_or_else(|| "info".to_owned()),
     }
 }
 
@@ -397,6 +397,8 @@ mod tests {
             queue_wait = "10"
             que_max = 5
             log_bytes_max = 1
+            [log]
+            level = "warning"
         "#
         .parse::<Config>()
         .unwrap_err()
@@ -411,6 +413,7 @@ mod tests {
             "apps.queue_wait: \"10\" is not a duration",
             "apps.que_max: is not a known key",
             "apps.log_bytes_max: must be at least 4KiB",
+            "log.level: \"warning\" is no level: write one of off, error, warn",
         ] {
             assert!(error.contains(part), "{part:?} is not in:\n{error}");
         }

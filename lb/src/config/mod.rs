@@ -425,7 +425,7 @@ fn read_log(mut section: Section) -> Log {
         "json" => Ok(LogFormat::Json),
         other => Err(format!("it is {other:?}: write \"text\" or \"json\"")),
     });
-    let level = section.text("level").unwrap_or_else(|| "info".into());
+    let level = section.parsed("level", steady_proxy::daemon::check_level).unwrap_or_else(|| "info".into());
     section.finish();
     Log { access, format: format.unwrap_or(LogFormat::Text), level }
 }

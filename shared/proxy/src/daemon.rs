@@ -19,9 +19,35 @@ type SetLevel = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 /// A process has one log.
 static SET_LEVEL: OnceLock<SetLevel> = OnceLock::new();
 
-/// Starts the daemon's own log, on stderr. `STEADY_LOG` in the environment overrides the level (`info,steady_proxy=debug`).
+/// Overrides the level of the configuration.
+const LEVEL_VARIABLE: &str = "STEADY_LOG";
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// Checks the level of a log: one of [`LEVELS`], and after it those of modules (`info,steady_proxy=debug`). A filter alone takes any
+/// other word for a module, whose lines it lets through and nobody else's.
+///
+/// # Errors
+/// A sentence that says what to write.
+pub fn check_level(level: &str) -> Result<String, String> {
+    let wrong = || {
+        format!(
+            "{level:?} is no level: write one of {}, or one and modules after it, such as \"info,steady_proxy=debug\"",
+            LEVELS.join(", ")
+        )
+    };
+    let is_level = |part: &str| LEVELS.iter().any(|level| part.eq_ignore_ascii_case(level));
+    let has_base = level.split(',').any(|part| is_level(part.trim()));
+    let is_known = level.split(',').all(|part| part.contains('=') || is_level(part.trim()));
+    if !has_base || !is_known || EnvFilter::builder().parse(level).is_err() {
+        return Err(wrong());
+    }
+    Ok(level.to_owned())
+}
+
+/// Starts the daemon's own log, on stderr. `STEADY_LOG` in the environment overrides the level.
 pub fn start_log(json: bool, level: &str) {
-    let filter = EnvFilter::try_from_env("STEADY_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let overridden = std::env::var(LEVEL_VARIABLE).ok().map(|text| check_level(&text));
+    let filter = EnvFilter::new(overridden.as_ref().and_then(|text| text.as_deref().ok()).unwrap_or(level));
     // A line that cannot be written is lost. It would be told of on stderr, where it could not be written, by a panic.
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
     // A second start (in tests) keeps the first.
@@ -38,11 +64,14 @@ pub fn start_log(json: bool, level: &str) {
             let _ = SET_LEVEL.set(Box::new(move |level| set_filter(level, |filter| handle.reload(filter))));
         }
     }
+    if let Some(Err(why)) = overridden {
+        tracing::error!("{LEVEL_VARIABLE} is left out: {why}");
+    }
 }
 
 fn set_filter(level: &str, reload: impl FnOnce(EnvFilter) -> Result<(), reload::Error>) -> Result<(), String> {
-    if std::env::var_os("STEADY_LOG").is_some() {
-        return Err("STEADY_LOG in the environment overrides it".to_owned());
+    if std::env::var(LEVEL_VARIABLE).is_ok_and(|text| check_level(&text).is_ok()) {
+        return Err(format!("{LEVEL_VARIABLE} in the environment overrides it"));
     }
     let filter = EnvFilter::builder().parse(level).map_err(|error| error.to_string())?;
     reload(filter).map_err(|error| error.to_string())
@@ -203,3 +232,14 @@ mod tests {
         });
     }
 }
+    #[test]
+    fn the_level_of_a_log_is_one_that_there_is_and_holds_for_the_modules_that_are_not_named() {
+        for good in ["off", "error", "warn", "INFO", "debug", "info,steady_proxy=debug", "steady_lb=trace, warn"] {
+            assert_eq!(check_level(good).as_deref(), Ok(good));
+        }
+        for wrong in ["", "warning", "verbose", "info,steady_proxy", "steady_lb=debug", "info,steady_lb=loud"] {
+            let told = check_level(wrong).unwrap_err();
+            assert!(told.contains("off, error, warn, info, debug, trace"), "{told}");
+        }
+    }
+

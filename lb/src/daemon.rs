@@ -1,5 +1,6 @@
 //! `steady lb`: from a configuration file to a running edge.
 
+use std::net::Ipv6Addr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
@@ -243,9 +244,22 @@ fn open_listeners(config: &Config, inherited: &mut Inherited, offer: &Offer) -> 
     for listen in &config.listen {
         let name = if listen.tls { "https" } else { "http" };
         let (socket, addr) = match inherited.take(name, listen.addr) {
-            Some((listener, addr)) => (listener.into(), addr),
+            Some((listener, addr)) => {
+                if addr.ip() == Ipv6Addr::UNSPECIFIED
+                    && !v6_only
+                    && steady_sys::net::is_v6_only(&listener).is_ok_and(|only| only)
+                {
+                    tracing::warn!(
+                        %addr,
+                        "this socket was opened for IPv6 alone, by systemd or beside a listener of IPv4: a restart opens it for both"
+                    );
+                }
+                (listener.into(), addr)
+            }
+            None if v6_only => daemon::listen_v6_only(listen.addr)?,
             None => daemon::listen(listen.addr)?,
         };
+        let v6_only = listen.is_v6_only(&config.listen);
         offer.add(name, listen.addr, &socket).map_err(|error| error.to_string())?;
         opened.sockets.push(socket);
         opened.addrs.push(edge::Listener { addr, tls: listen.tls });

@@ -91,6 +91,21 @@ pub struct Listen {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
     pub dir: PathBuf,
+impl Listen {
+    /// `[::]` takes IPv4 too, unless another of `all` listens on IPv4 addresses of its port.
+    pub fn is_v6_only(&self, all: &[Listen]) -> bool {
+        self.addr.is_ipv6() && all.iter().any(|other| other.addr.is_ipv4() && other.addr.port() == self.addr.port())
+    }
+
+    /// The kernel does not let both listen: they are the same, or one is all addresses of the other's family.
+    fn excludes(&self, other: &Listen) -> bool {
+        let (one, two) = (self.addr, other.addr);
+        let same_family = one.is_ipv4() == two.is_ipv4();
+        let overlap = one.ip() == two.ip() || one.ip().is_unspecified() || two.ip().is_unspecified();
+        one.port() == two.port() && one.port() != 0 && same_family && overlap
+    }
+}
+
     pub tickets: bool,
 }
 
@@ -298,6 +313,15 @@ fn read_root(mut root: Section, problems: &Problems) -> Option<Config> {
         hosts,
         timeouts,
         health,
+    for (place, one) in listen.iter().enumerate() {
+        if let Some(other) = listen[..place].iter().find(|other| one.excludes(other)) {
+            let what = match one.addr == other.addr {
+                true => format!("{} is given twice: leave one out", one.addr),
+                false => format!("{} and {} cannot both be listened on: leave one out", one.addr, other.addr),
+            };
+            problems.add(format!("listen[{place}].addr"), what);
+        }
+    }
         breaker,
         bounds,
         bundle_bytes_max,

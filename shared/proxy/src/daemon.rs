@@ -145,10 +145,22 @@ const LEFT_BEHIND_LOOK: Duration = Duration::from_millis(20);
 /// # Errors
 /// A sentence with the address.
 pub fn listen(addr: SocketAddr) -> Result<(OwnedFd, SocketAddr), String> {
-    listen_within(LEFT_BEHIND, addr)
+    listen_within(LEFT_BEHIND, addr, steady_ring::listen_tcp)
 }
 
-fn listen_within(patience: Duration, addr: SocketAddr) -> Result<(OwnedFd, SocketAddr), String> {
+/// As [`listen`], of IPv6 alone: somebody else listens on IPv4 addresses of that port.
+///
+/// # Errors
+/// A sentence with the address.
+pub fn listen_v6_only(addr: SocketAddr) -> Result<(OwnedFd, SocketAddr), String> {
+    listen_within(LEFT_BEHIND, addr, steady_ring::listen_tcp_v6_only)
+}
+
+fn listen_within(
+    patience: Duration,
+    addr: SocketAddr,
+    open: fn(SocketAddr, u32) -> io::Result<OwnedFd>,
+) -> Result<(OwnedFd, SocketAddr), String> {
     let explain = |error: io::Error| match error.kind() {
         io::ErrorKind::AddrInUse => format!("{addr} is taken by another process: stop it, or listen elsewhere"),
         io::ErrorKind::PermissionDenied => {
@@ -159,7 +171,7 @@ fn listen_within(patience: Duration, addr: SocketAddr) -> Result<(OwnedFd, Socke
     let begun = Instant::now();
     let mut told = false;
     let socket = loop {
-        match steady_ring::listen_tcp(addr, BACKLOG) {
+        match open(addr, BACKLOG) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < patience => {
                 if !std::mem::replace(&mut told, true) {
                     tracing::warn!(%addr, "taken, perhaps by a process that has just ended: tried again for {patience:?}");
@@ -221,18 +233,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_that_is_about_to_be_let_go_is_waited_for_and_one_that_is_not_is_refused() {
-        let (first, addr) = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-        let refused = listen_within(Duration::ZERO, addr).unwrap_err();
-        assert!(refused.contains("is taken by another process"), "{refused}");
-        std::thread::scope(|scope| {
-            let second = scope.spawn(|| listen_within(Duration::from_secs(60), addr));
-            drop(first);
-            assert_eq!(second.join().unwrap().unwrap().1, addr);
-        });
-    }
-}
-    #[test]
     fn the_level_of_a_log_is_one_that_there_is_and_holds_for_the_modules_that_are_not_named() {
         for good in ["off", "error", "warn", "INFO", "debug", "info,steady_proxy=debug", "steady_lb=trace, warn"] {
             assert_eq!(check_level(good).as_deref(), Ok(good));
@@ -243,3 +243,15 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_address_that_is_about_to_be_let_go_is_waited_for_and_one_that_is_not_is_refused() {
+        let (first, addr) = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let refused = listen_within(Duration::ZERO, addr, steady_ring::listen_tcp).unwrap_err();
+        assert!(refused.contains("is taken by another process"), "{refused}");
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| listen_within(Duration::from_secs(60), addr, steady_ring::listen_tcp));
+            drop(first);
+            assert_eq!(second.join().unwrap().unwrap().1, addr);
+        });
+    }
+}

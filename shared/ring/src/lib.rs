@@ -39,7 +39,7 @@ pub use epoll::Epoll;
 pub use event::{ConnId, Event, ListenerId, Op};
 pub use probe::{Choice, Chosen, Unavailable, choose};
 pub use sim::{Faults, Sim, SimListener, SimNet, SimSocket};
-pub use steady_sys::net::{listen_tcp, listen_unix};
+pub use steady_sys::net::{listen_tcp, listen_tcp_v6_only, listen_unix};
 pub use time::Time;
 pub use timers::Timers;
 pub use uring::Uring;

@@ -142,12 +142,29 @@ pub fn stream_socket(addr: &RawAddr, nonblocking: bool) -> io::Result<OwnedFd> {
 
 /// A listening TCP socket on `addr` (port 0: any free one). SO_REUSEADDR is set, so that a restart does not wait for
 /// old connections in TIME_WAIT. `backlog`: connections that wait to be accepted; the kernel caps it at
-/// `net.core.somaxconn`.
+/// `net.core.somaxconn`. `[::]` takes IPv4 too, whatever `net.ipv6.bindv6only` says.
 pub fn listen_tcp(addr: SocketAddr, backlog: u32) -> io::Result<OwnedFd> {
+    listen_in(addr, false, backlog)
+}
+
+/// As [`listen_tcp`], of IPv6 alone: the IPv4 addresses of that port are left to other listeners.
+pub fn listen_tcp_v6_only(addr: SocketAddr, backlog: u32) -> io::Result<OwnedFd> {
+    listen_in(addr, true, backlog)
+}
+
+fn listen_in(addr: SocketAddr, v6_only: bool, backlog: u32) -> io::Result<OwnedFd> {
     let raw = RawAddr::tcp(addr);
     let socket = stream_socket(&raw, false)?;
     set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    if addr.is_ipv6() {
+        set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, c_int::from(v6_only))?;
+    }
     bind_and_listen(socket, &raw, backlog)
+}
+
+/// Whether an IPv6 socket takes no IPv4. What is bound stays as it is.
+pub fn is_v6_only(socket: impl AsFd) -> io::Result<bool> {
+    option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY).map(|value| value != 0)
 }
 
 /// Whether a program could bind `addr` now, also one that does not set SO_REUSEADDR: nobody listens there, and no
@@ -291,11 +308,11 @@ pub fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
 }
 
-fn option(socket: &OwnedFd, level: c_int, name: c_int) -> io::Result<c_int> {
+fn option(socket: impl AsFd, level: c_int, name: c_int) -> io::Result<c_int> {
     let mut value: c_int = 0;
     let mut len = size_of::<c_int>() as libc::socklen_t;
     // SAFETY: `value` has room for the `len` octets that the kernel may write.
-    check(unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &mut len) })?;
+    check(unsafe { libc::getsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw mut value).cast(), &mut len) })?;
     Ok(value)
 }
 
@@ -332,6 +349,20 @@ mod tests {
         assert_ne!(addr.port(), 0);
         assert!(is_tcp(&listener).unwrap());
         std::net::TcpStream::connect(addr).unwrap();
+    }
+
+    #[test]
+    fn all_addresses_of_ipv6_take_ipv4_too_unless_they_are_to_leave_it_to_others() {
+        let any: SocketAddr = "[::]:0".parse().unwrap();
+        // A machine without IPv6 has nothing to tell.
+        let Ok(both) = listen_tcp(any, 16) else { return };
+        let port = |listener: &OwnedFd| local_addr(listener).unwrap().to_tcp().unwrap().port();
+        let v4 = |port| SocketAddr::from(([0, 0, 0, 0], port));
+        assert!(!is_v6_only(&both).unwrap());
+        assert_eq!(listen_tcp(v4(port(&both)), 16).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let alone = listen_tcp_v6_only(any, 16).unwrap();
+        assert!(is_v6_only(&alone).unwrap());
+        listen_tcp(v4(port(&alone)), 16).unwrap();
     }
 
     #[test]

@@ -6,79 +6,33 @@
 //! Changes are found by looking at the files' identity and change time, once a second: that works on every file system and
 //! through the symbolic links that certificate tools like to swing, and a look costs two `stat` a pair.
 
+mod pair;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SignatureAlgorithm};
 use steady_proxy::tls::{self, TicketKeys};
 use tokio::sync::{Notify, watch};
-use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+
+pub use pair::CertError;
+use pair::{Pair, load, paths};
 
 /// How often the directory is looked at.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// A chain is a few KiB; answers to a wrong file in the directory.
-const FILE_OCTETS_MAX: u64 = 256 * 1024;
+/// Pairs in one directory, unless `tls.pairs_max` says otherwise. Each costs two `stat` a second.
+pub const PAIRS_MAX: usize = 10_000;
 
-/// Pairs in one directory. Each costs two `stat` a second.
-const PAIRS_MAX: usize = 10_000;
-
-/// From when on the end of a certificate is complained about.
-const EXPIRES_SOON: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-
-/// Why a pair cannot be used. The text says what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum CertError {
-    #[error("{0}: {1}")]
-    Io(PathBuf, #[source] io::Error),
-    #[error("{0} is larger than {FILE_OCTETS_MAX} octets: not a certificate or key")]
-    TooLarge(PathBuf),
-    #[error("{0}: no usable PEM: {1}")]
-    Pem(PathBuf, rustls::pki_types::pem::Error),
-    #[error("{0} holds no certificate (expected \"BEGIN CERTIFICATE\")")]
-    NoCertificate(PathBuf),
-    #[error("{path}: certificate {number} of the chain cannot be read: {reason}")]
-    Certificate { path: PathBuf, number: usize, reason: String },
-    #[error("{0}: the first certificate is an authority's; the server's own must come first, then its issuers")]
-    AuthorityFirst(PathBuf),
-    #[error(
-        "{path}: certificate {number} did not issue the one before it; order the chain from the server's own upwards"
-    )]
-    ChainOrder { path: PathBuf, number: usize },
-    #[error("{0}: the certificate names no host (subjectAltName DNS)")]
-    NoNames(PathBuf),
-    #[error("{0}: the key does not belong to the certificate beside it, or is of no supported kind: {1}")]
-    Key(PathBuf, rustls::Error),
-}
-
-/// One usable pair.
-#[derive(Clone, Debug)]
-struct Pair {
-    certified: Arc<CertifiedKey>,
-    /// Lower case; `*.steady.page` for a wildcard.
-    names: Vec<String>,
-    expires: SystemTime,
-}
-
-impl Pair {
-    /// `host` in lower case. A wildcard stands for exactly one label (RFC 9525 section 6.3).
-    fn is_valid_for(&self, host: &str) -> bool {
-        let parent = host.split_once('.').filter(|(label, _)| !label.is_empty()).map(|(_, parent)| parent);
-        self.names.iter().any(|name| match name.strip_prefix("*.") {
-            Some(suffix) => parent == Some(suffix),
-            None => name == host,
-        })
-    }
-}
+/// How often certificates that end soon, or have ended, are complained about.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The certificates of one moment.
 #[derive(Debug, Default)]
@@ -138,9 +92,13 @@ impl CertSet {
         !given.is_empty() && given.iter().all(|&at| self.pairs[at].1.is_valid_for(&authority))
     }
 
-    /// File name and end of each certificate, for a metric.
-    pub fn expiries(&self) -> impl Iterator<Item = (&str, SystemTime)> {
-        self.pairs.iter().map(|(name, pair)| (name.as_str(), pair.expires))
+    pub fn len(&self) -> usize {
+        self.pairs.len()
+    }
+
+    /// When the first of them ends.
+    pub fn first_end(&self) -> Option<SystemTime> {
+        self.pairs.iter().map(|(_, pair)| pair.expires).min()
     }
 
     /// Exact before wildcard.
@@ -174,9 +132,14 @@ impl ResolvesServerCert for CertSet {
 pub struct CertDir {
     dir: PathBuf,
     entries: BTreeMap<String, Entry>,
+    pairs_max: usize,
     set: Arc<CertSet>,
     /// The directory could not be read last time; said once.
     unreadable: bool,
+    /// There were more pairs than may be last time; said once.
+    crowded: bool,
+    /// When it was last looked for certificates that end soon.
+    complained: SystemTime,
 }
 
 #[derive(Debug, Default)]
@@ -206,10 +169,22 @@ pub enum Look {
 impl CertDir {
     /// Reads the directory for the first time. A pair that cannot be used is complained about and left out.
     pub fn open(dir: &Path, now: SystemTime) -> io::Result<CertDir> {
+        CertDir::open_some(dir, PAIRS_MAX, now)
+    }
+
+    /// As [`CertDir::open`], with so many pairs at most.
+    pub fn open_some(dir: &Path, pairs_max: usize, now: SystemTime) -> io::Result<CertDir> {
         // Later an unreadable directory keeps what was read; at the start it is a mistake of whoever configured it.
         fs::read_dir(dir)?;
-        let mut certs =
-            CertDir { dir: dir.to_owned(), entries: BTreeMap::new(), set: Arc::default(), unreadable: false };
+        let mut certs = CertDir {
+            dir: dir.to_owned(),
+            entries: BTreeMap::new(),
+            pairs_max,
+            set: Arc::default(),
+            unreadable: false,
+            crowded: false,
+            complained: now,
+        };
         certs.look(Look::Now, now);
         Ok(certs)
     }
@@ -219,15 +194,21 @@ impl CertDir {
         self.set.clone()
     }
 
-    /// Checks every pair without using any: for `--check`. Empty when all is well.
-    pub fn check(dir: &Path) -> io::Result<Vec<(String, CertError)>> {
-        let mut errors = Vec::new();
-        for name in pair_names(dir)? {
-            if let Err(error) = load(dir, &name) {
-                errors.push((name, error));
+    /// Checks every pair without using any: for `--check`. What is wrong, and how many pairs could be used.
+    pub fn check(dir: &Path, pairs_max: usize, now: SystemTime) -> io::Result<(Vec<CertError>, usize)> {
+        let (mut errors, mut usable) = (Vec::new(), 0);
+        let names = pair_names(dir)?;
+        if names.len() > pairs_max {
+            errors.push(CertError::TooMany(names.len() - pairs_max, pairs_max));
+        }
+        for name in names.iter().take(pairs_max) {
+            match load(dir, name) {
+                Ok(pair) if pair.expires <= now => errors.push(CertError::Expired(paths(dir, name)[0].clone())),
+                Ok(_) => usable += 1,
+                Err(error) => errors.push(error),
             }
         }
-        Ok(errors)
+        Ok((errors, usable))
     }
 
     /// Looks for changes; `true` when there is a new set.
@@ -243,6 +224,7 @@ impl CertDir {
             }
         };
         self.unreadable = false;
+        let names = self.bounded(names);
         let mut changed = false;
         self.entries.retain(|name, entry| {
             let is_there = names.binary_search(name).is_ok();
@@ -271,18 +253,52 @@ impl CertDir {
         }
         changed
     }
+
+    /// The names of the pairs that may be. Those that are in use keep their places; of others the first have what is left.
+    fn bounded(&mut self, mut names: Vec<String>) -> Vec<String> {
+        let left_out = names.len().saturating_sub(self.pairs_max);
+        let was_crowded = std::mem::replace(&mut self.crowded, left_out > 0);
+        if left_out == 0 {
+            return names;
+        }
+        let in_use = |name: &String| self.entries.get(name).is_some_and(|entry| entry.pair.is_some());
+        names.sort_by_cached_key(|name| !in_use(name));
+        names.truncate(self.pairs_max);
+        names.sort_unstable();
+        if !was_crowded {
+            let (dir, pairs_max) = (self.dir.display(), self.pairs_max);
+            tracing::error!(%dir, pairs_max, left_out, "more certificates than tls.pairs_max: what is over is left out");
+        }
+        names
+    }
+
+    /// Once a day: the certificates that have ended or end soon, and what is left of each.
+    fn complaints(&mut self, now: SystemTime) -> Vec<(String, Duration)> {
+        match now.duration_since(self.complained) {
+            Ok(since) if since < COMPLAIN_EVERY => return Vec::new(),
+            // A clock that was set back is no reason to wait for it.
+            Ok(_) | Err(_) => self.complained = now,
+        }
+        let ending = self.set.pairs.iter().filter_map(|(name, pair)| Some((name.clone(), pair.left(now)?)));
+        ending.collect()
+    }
+}
+
+/// A certificate of which so much is left; zero: it has ended.
+fn complain(name: &str, left: Duration) {
+    if left.is_zero() {
+        tracing::error!(certificate = %name, "certificate has expired; clients refuse it");
+    } else {
+        tracing::warn!(certificate = %name, hours = left.as_secs() / 3600, "certificate expires soon");
+    }
 }
 
 impl Entry {
     fn read_pair(&mut self, dir: &Path, name: &str, now: SystemTime) -> bool {
         match load(dir, name) {
             Ok(pair) => {
-                match pair.expires.duration_since(now) {
-                    Err(_) => tracing::warn!(certificate = %name, "certificate has expired; clients will refuse it"),
-                    Ok(left) if left < EXPIRES_SOON => {
-                        tracing::warn!(certificate = %name, hours = left.as_secs() / 3600, "certificate expires soon");
-                    }
-                    Ok(_) => {}
+                if let Some(left) = pair.left(now) {
+                    complain(name, left);
                 }
                 tracing::info!(certificate = %name, names = ?pair.names, "certificate in use");
                 self.pair = Some(pair);
@@ -314,75 +330,12 @@ fn pair_names(dir: &Path) -> io::Result<Vec<String>> {
         }
     }
     names.sort_unstable();
-    if names.len() > PAIRS_MAX {
-        return Err(io::Error::other(format!("more than {PAIRS_MAX} certificates")));
-    }
     Ok(names)
-}
-
-fn paths(dir: &Path, name: &str) -> [PathBuf; 2] {
-    ["crt", "key"].map(|extension| dir.join(format!("{name}.{extension}")))
 }
 
 fn identify(dir: &Path, name: &str) -> Identity {
     let identity = |meta: Metadata| (meta.ino(), meta.len(), meta.ctime(), meta.ctime_nsec());
     paths(dir, name).map(|path| fs::metadata(path).ok().map(identity))
-}
-
-fn load(dir: &Path, name: &str) -> Result<Pair, CertError> {
-    let [chain_path, key_path] = paths(dir, name);
-    let pem = read(&chain_path)?;
-    let chain = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
-    let chain = chain.map_err(|error| CertError::Pem(chain_path.clone(), error))?;
-    let (names, expires) = check_chain(&chain_path, &chain)?;
-    let key = PrivateKeyDer::from_pem_slice(&read(&key_path)?);
-    let key = key.map_err(|error| CertError::Pem(key_path.clone(), error))?;
-    let certified = CertifiedKey::from_der(chain, key, &tls::provider());
-    let certified = certified.map_err(|error| CertError::Key(key_path.clone(), error))?;
-    Ok(Pair { certified: Arc::new(certified), names, expires })
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, CertError> {
-    let io = |error| CertError::Io(path.to_owned(), error);
-    if fs::metadata(path).map_err(io)?.len() > FILE_OCTETS_MAX {
-        return Err(CertError::TooLarge(path.to_owned()));
-    }
-    fs::read(path).map_err(io)
-}
-
-/// The names and the end of the first certificate, once the chain is found in order.
-fn check_chain(path: &Path, chain: &[CertificateDer<'_>]) -> Result<(Vec<String>, SystemTime), CertError> {
-    let mut parsed: Vec<X509Certificate<'_>> = Vec::new();
-    for (at, der) in chain.iter().enumerate() {
-        let number = at + 1;
-        let unreadable = |reason: String| CertError::Certificate { path: path.to_owned(), number, reason };
-        let (_, certificate) = X509Certificate::from_der(der).map_err(|error| unreadable(error.to_string()))?;
-        if parsed.last().is_some_and(|below| below.issuer().as_raw() != certificate.subject().as_raw()) {
-            return Err(CertError::ChainOrder { path: path.to_owned(), number });
-        }
-        parsed.push(certificate);
-    }
-    let own = parsed.first().ok_or_else(|| CertError::NoCertificate(path.to_owned()))?;
-    // One that signed itself is its own authority, which is fine where it is meant (tests, private networks).
-    if own.is_ca() && own.subject().as_raw() != own.issuer().as_raw() || own.is_ca() && chain.len() > 1 {
-        return Err(CertError::AuthorityFirst(path.to_owned()));
-    }
-    let san = own.subject_alternative_name();
-    let san =
-        san.map_err(|error| CertError::Certificate { path: path.to_owned(), number: 1, reason: error.to_string() })?;
-    let names: Vec<String> = san
-        .iter()
-        .flat_map(|extension| &extension.value.general_names)
-        .filter_map(|name| match name {
-            GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
-            _ => None,
-        })
-        .collect();
-    if names.is_empty() {
-        return Err(CertError::NoNames(path.to_owned()));
-    }
-    let expires = u64::try_from(own.validity().not_after.timestamp()).unwrap_or(0);
-    Ok((names, UNIX_EPOCH + Duration::from_secs(expires)))
 }
 
 /// What handshakes run on: a set, and the configuration that resolves from it.
@@ -414,17 +367,19 @@ pub enum WatchError {
 }
 
 /// Reads `dir`, and goes on to look at it until nobody receives any more: every [`LOOK_EVERY`], and at once when `reload`
-/// is notified. Turns the ticket keys on the way. Call it on a tokio runtime.
+/// is notified. Turns the ticket keys and complains about certificates that end on the way. Call it on a tokio runtime.
 pub fn watch(
     dir: &Path,
+    pairs_max: usize,
     tickets: Option<Arc<TicketKeys>>,
     alpn: &'static [&'static [u8]],
     reload: Arc<Notify>,
 ) -> Result<watch::Receiver<Certs>, WatchError> {
-    let mut certs = CertDir::open(dir, SystemTime::now()).map_err(|error| WatchError::Dir(dir.to_owned(), error))?;
+    let certs = CertDir::open_some(dir, pairs_max, SystemTime::now());
+    let mut certs = certs.map_err(|error| WatchError::Dir(dir.to_owned(), error))?;
     if certs.set.is_empty() {
         let dir = dir.display();
-        tracing::warn!(%dir, "no usable certificate (pairs NAME.crt and NAME.key); TLS is refused until there is one");
+        tracing::error!(%dir, "no usable certificate (pairs NAME.crt and NAME.key); TLS is refused until there is one");
     }
     let (sender, receiver) = watch::channel(Certs::new(certs.set(), tickets.as_ref(), alpn)?);
     tokio::spawn(async move {
@@ -443,6 +398,7 @@ pub fn watch(
                     tracing::error!(%error, "new ticket keys could not be written; a restart will cost full handshakes");
                 }
                 let changed = certs.look(when, now);
+                certs.complaints(now).iter().for_each(|(name, left)| complain(name, *left));
                 (certs, changed)
             });
             let changed;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 use steady_proxy::log::LogSink;
@@ -30,17 +30,6 @@ const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
 /// Runs the edge of this file, or with `check` only says what is wrong with it. With `upgrade` it takes the place of the one
 /// that runs in the same state directory, if one does.
 pub fn main(file: &Path, check: bool, upgrade: bool) -> ExitCode {
-    if check {
-        let problems = crate::run::check(file);
-        for problem in &problems {
-            eprintln!("{}: {problem}", file.display());
-        }
-        if problems.is_empty() {
-            println!("{}: good", file.display());
-            say_reload(file);
-        }
-        return if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-    }
     let config = match Config::load(file) {
         Ok(config) => config,
         Err(invalid) => {
@@ -50,6 +39,9 @@ pub fn main(file: &Path, check: bool, upgrade: bool) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if check {
+        return say_check(&config, file);
+    }
     daemon::start_log(config.log.format == LogFormat::Json, &config.log.level);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let served = match builder.worker_threads(1).thread_name("control").enable_all().build() {
@@ -72,14 +64,26 @@ pub fn main(file: &Path, check: bool, upgrade: bool) -> ExitCode {
     }
 }
 
-/// What SIGHUP would change in the edge that runs with another version of this file.
-fn say_reload(file: &Path) {
-    let Ok(new) = Config::load(file) else { return };
-    let running = daemon::started_with(&new.state_dir).and_then(|running| Config::load(&running).ok());
+/// The code of a `--check` that found the file itself good, and something that it names not: the edge would run, and not all of it
+/// would work.
+const NAMES_WRONG: u8 = 3;
+
+/// What is wrong with what the file names, or what SIGHUP would change in the edge that runs with another version of it.
+fn say_check(config: &Config, file: &Path) -> ExitCode {
+    let problems = config.check_files(SystemTime::now());
+    for problem in &problems {
+        eprintln!("{}: {problem}", file.display());
+    }
+    if !problems.is_empty() {
+        return ExitCode::from(NAMES_WRONG);
+    }
+    println!("{}: good", file.display());
+    let running = daemon::started_with(&config.state_dir).and_then(|running| Config::load(&running).ok());
     if let Some(running) = running {
-        let reload = running.reload(&new);
+        let reload = running.reload(config);
         daemon::say_reload(&reload.live, &reload.restart);
     }
+    ExitCode::SUCCESS
 }
 
 /// How long the control side's tasks may take to notice that their runtime ends.
@@ -243,6 +247,7 @@ fn open_listeners(config: &Config, inherited: &mut Inherited, offer: &Offer) -> 
     let mut opened = Opened { sockets: Vec::new(), listeners: Vec::new(), addrs: Vec::new() };
     for listen in &config.listen {
         let name = if listen.tls { "https" } else { "http" };
+        let v6_only = listen.is_v6_only(&config.listen);
         let (socket, addr) = match inherited.take(name, listen.addr) {
             Some((listener, addr)) => {
                 if addr.ip() == Ipv6Addr::UNSPECIFIED
@@ -259,7 +264,6 @@ fn open_listeners(config: &Config, inherited: &mut Inherited, offer: &Offer) -> 
             None if v6_only => daemon::listen_v6_only(listen.addr)?,
             None => daemon::listen(listen.addr)?,
         };
-        let v6_only = listen.is_v6_only(&config.listen);
         offer.add(name, listen.addr, &socket).map_err(|error| error.to_string())?;
         opened.sockets.push(socket);
         opened.addrs.push(edge::Listener { addr, tls: listen.tls });
@@ -281,12 +285,13 @@ fn watch_certs(config: &Config, reload: &Arc<Notify>) -> Result<Watched, String>
     let path = config.state_dir.join("ticket-keys");
     let tickets = if tls.tickets {
         std::fs::create_dir_all(&config.state_dir).map_err(|error| error.to_string())?;
-        let keys = TicketKeys::open(&path, std::time::SystemTime::now());
+        let keys = TicketKeys::open(&path, SystemTime::now());
         Some(Arc::new(keys.map_err(|error| format!("the ticket keys {}: {error}", path.display()))?))
     } else {
         None
     };
-    let certs = certs::watch(&tls.dir, tickets.clone(), ALPN, Arc::clone(reload)).map_err(|error| error.to_string())?;
+    let certs = certs::watch(&tls.dir, tls.pairs_max, tickets.clone(), ALPN, Arc::clone(reload))
+        .map_err(|error| error.to_string())?;
     Ok((certs, tickets))
 }
 

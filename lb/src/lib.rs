@@ -35,4 +35,4 @@ pub mod upgrade;
 pub mod workflow;
 
 pub use daemon::main;
-pub use run::{Ended, Parts, Ready, RunError, check, run};
+pub use run::{Ended, Parts, Ready, RunError, run};

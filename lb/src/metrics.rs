@@ -4,7 +4,7 @@
 //! The recorder is this process's own, not the global one, so that several edges in one process (tests) stay apart.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -187,6 +187,12 @@ impl Metrics {
         gauge(r, "workflows_open", "Workflows under way.", &[]).set(now.workflows_open as f64);
         let help = "Processes that were replaced and still carry connections.";
         gauge(r, "old_processes", help, &[]).set(now.old_processes as f64);
+        let help = "Pairs of tls.dir that are in use.";
+        gauge(r, "tls_certificates", help, &[]).set(now.certificates as f64);
+        let end = now.certificates_end.and_then(|end| end.duration_since(UNIX_EPOCH).ok());
+        let help = "When the first certificate of tls.dir ends, in seconds since 1970; NaN: there is none.";
+        let end = end.map_or(f64::NAN, |end| end.as_secs_f64());
+        gauge(r, "tls_not_after_timestamp_seconds", help, &[]).set(end);
         for state in [HostState::Up, HostState::Suspected, HostState::Down] {
             let count = now.hosts.iter().filter(|host| **host == state).count();
             let labels = [("state", crate::agents::state_name(state))];
@@ -228,6 +234,9 @@ pub struct Now {
     pub workflows_open: usize,
     /// Replaced by this one, and not yet done.
     pub old_processes: usize,
+    /// In use for TLS with clients, and when the first of them ends.
+    pub certificates: usize,
+    pub certificates_end: Option<SystemTime>,
     pub hosts: Vec<HostState>,
     /// The message streams, by host.
     pub streams: Vec<(String, Standing)>,

@@ -33,7 +33,7 @@ use crate::control::Published;
 use crate::edge::{Edge, Facts};
 use crate::limits::API_BODY_BYTES;
 use crate::metrics::{LatencyNow, Metrics, Now};
-use crate::snapshot::Plane;
+use crate::snapshot::{Plane, Snapshot};
 use crate::upgrade::Elders;
 pub use problem::Problem;
 use steady_cluster::listen::Refused;
@@ -121,10 +121,24 @@ impl Api {
         self.token.reload()
     }
 
+    /// What the workers were last given; `None`: nothing yet.
+    fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        match self.edge.get() {
+            Some(edge) => Some(Arc::clone(&edge.control.published().snapshot)),
+            None => self.first.load().as_ref().map(|first| Arc::clone(&first.snapshot)),
+        }
+    }
+
     /// Why it is not ready, if it is not.
     fn unready(&self) -> Option<String> {
         if self.stopping.load(std::sync::atomic::Ordering::Acquire) {
             return Some("it is stopping".into());
+        }
+        let lacks_certificates = self.snapshot().is_some_and(|snapshot| snapshot.certs.config.is_none());
+        if lacks_certificates && self.facts.listeners.iter().any(|listener| listener.tls) {
+            return Some(
+                "a listener has tls = true, and no certificate can be used: steady lb --check says why".into(),
+            );
         }
         match (self.edge.get(), &*self.first.load()) {
             (Some(edge), _) if edge.control.is_settled() => None,
@@ -223,31 +237,25 @@ async fn readyz(State(api): State<Arc<Api>>) -> Response {
 }
 
 async fn metrics(State(api): State<Arc<Api>>) -> Response {
-    let old_processes = api.elders.alive().len();
-    let now = match api.edge.get() {
-        Some(edge) => Now {
-            uptime: api.begun.elapsed(),
-            apps: edge.control.published().snapshot.routes.app_count(),
-            workflows_open: edge.workflows.open(),
-            old_processes,
-            hosts: edge.hosts.all().iter().map(|host| host.state()).collect(),
-            streams: edge.hosts.standings(),
-            latency: Some(LatencyNow::of(edge)),
-        },
-        None => {
-            let apps = api.first.load().as_ref().map_or(0, |first| first.snapshot.routes.app_count());
-            let uptime = api.begun.elapsed();
-            Now {
-                uptime,
-                apps,
-                workflows_open: 0,
-                old_processes,
-                hosts: Vec::new(),
-                streams: Vec::new(),
-                latency: None,
-            }
-        }
+    let snapshot = api.snapshot();
+    let certificates = snapshot.as_ref().map(|snapshot| &snapshot.certs.set);
+    let mut now = Now {
+        uptime: api.begun.elapsed(),
+        apps: snapshot.as_ref().map_or(0, |snapshot| snapshot.routes.app_count()),
+        workflows_open: 0,
+        old_processes: api.elders.alive().len(),
+        certificates: certificates.map_or(0, |set| set.len()),
+        certificates_end: certificates.and_then(|set| set.first_end()),
+        hosts: Vec::new(),
+        streams: Vec::new(),
+        latency: None,
     };
+    if let Some(edge) = api.edge.get() {
+        now.workflows_open = edge.workflows.open();
+        now.hosts = edge.hosts.all().iter().map(|host| host.state()).collect();
+        now.streams = edge.hosts.standings();
+        now.latency = Some(LatencyNow::of(edge));
+    }
     if let Some(refused) = api.refused.get() {
         api.metrics.private_refused(refused.value());
     }

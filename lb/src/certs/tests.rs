@@ -2,13 +2,16 @@ use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::client::ClientConnection;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use steady_proxy::tls::{Scratch, Tls};
 
+use super::pair::FILE_OCTETS_MAX;
 use super::*;
 
 const ALPN: &[&[u8]] = &[b"h2"];
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// An authority that clients trust, and a directory of certificates that it signed.
 struct Fixture {
@@ -31,8 +34,13 @@ impl Fixture {
 
     /// PEM of a certificate for `names` and of its key.
     fn issue(&self, names: &[&str]) -> (String, String) {
+        self.issue_for(names, now() - DAY, now() + 90 * DAY)
+    }
+
+    fn issue_for(&self, names: &[&str], begins: SystemTime, ends: SystemTime) -> (String, String) {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
+        (params.not_before, params.not_after) = (begins.into(), ends.into());
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, "leaf");
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
@@ -53,9 +61,13 @@ impl Fixture {
     }
 
     fn error(&self) -> CertError {
-        let mut errors = CertDir::check(self.dir.path()).unwrap();
-        assert_eq!(errors.len(), 1, "{errors:?}");
-        errors.remove(0).1
+        let (mut errors, usable) = self.check(now());
+        assert_eq!((errors.len(), usable), (1, 0), "{errors:?}");
+        errors.remove(0)
+    }
+
+    fn check(&self, now: SystemTime) -> (Vec<CertError>, usize) {
+        CertDir::check(self.dir.path(), PAIRS_MAX, now).unwrap()
     }
 
     /// The names of the certificate that a client gets which asks for `name`, as its DER.
@@ -211,7 +223,7 @@ fn what_is_wrong_with_a_pair_is_said() {
     let (chain, key) = fixture.issue(&["a.example"]);
     let authority = fixture.authority.pem();
     fixture.put("a", &(format!("{chain}{authority}"), key.clone()));
-    assert!(CertDir::check(fixture.dir.path()).unwrap().is_empty());
+    assert!(matches!(fixture.check(now()), (errors, 1) if errors.is_empty()));
     fixture.put("a", &(format!("{authority}{chain}"), key.clone()));
     assert!(matches!(fixture.error(), CertError::ChainOrder { number: 2, .. } | CertError::AuthorityFirst(_)));
     fixture.put("a", &(format!("{chain}{chain}"), key.clone()));
@@ -229,26 +241,74 @@ fn what_is_wrong_with_a_pair_is_said() {
 }
 
 #[test]
+fn a_certificate_that_ends_soon_is_complained_about_once_a_day_and_one_that_has_ended_fails_the_check() {
+    let fixture = Fixture::new();
+    let begin = now();
+    fixture.put("month", &fixture.issue_for(&["a.example"], begin, begin + 30 * DAY));
+    fixture.put("days", &fixture.issue_for(&["b.example"], begin, begin + 4 * DAY));
+    let mut certs = CertDir::open(fixture.dir.path(), begin).unwrap();
+    assert_eq!(certs.set().len(), 2);
+    // To the second, as certificates have it.
+    let first_end = certs.set().first_end().unwrap().duration_since(begin).unwrap();
+    assert!((first_end.as_secs_f64() - 4.0 * DAY.as_secs_f64()).abs() <= 1.0, "{first_end:?}");
+    let mut names = |day: f64| -> Vec<String> {
+        let complaints = certs.complaints(begin + DAY.mul_f64(day));
+        complaints.into_iter().map(|(name, left)| format!("{name} {}", left.as_secs() / DAY.as_secs())).collect()
+    };
+    // The last quarter of four days, the last week of a month.
+    for (day, expected) in [(0.5, vec![]), (2.9, vec![]), (3.5, vec![]), (3.95, vec!["days 0"]), (4.5, vec![])] {
+        assert_eq!(names(day), expected, "day {day}");
+    }
+    assert_eq!(names(24.5), ["days 0", "month 5"]);
+    assert_eq!(names(2.0), <[String; 0]>::default(), "a clock that was set back");
+    assert_eq!(names(3.5), ["days 0"]);
+    assert!(matches!(fixture.check(begin + DAY), (errors, 2) if errors.is_empty()));
+    let (errors, usable) = fixture.check(begin + 5 * DAY);
+    assert!(matches!(&errors[..], [CertError::Expired(path)] if path.ends_with("days.crt")), "{errors:?}");
+    assert_eq!(usable, 1);
+}
+
+#[test]
+fn of_more_pairs_than_may_be_those_in_use_stay_and_the_rest_is_left_out() {
+    let fixture = Fixture::new();
+    for name in ["b", "c", "d"] {
+        fixture.put(name, &fixture.issue(&[&format!("{name}.example")]));
+    }
+    let mut certs = CertDir::open_some(fixture.dir.path(), 2, now()).unwrap();
+    let served = |certs: &CertDir| -> Vec<bool> {
+        ["a.example", "b.example", "c.example", "d.example"].map(|name| certs.set().serves(name)).into()
+    };
+    assert_eq!(served(&certs), [false, true, true, false]);
+    fixture.put("a", &fixture.issue(&["a.example"]));
+    assert!(!certs.look(Look::Now, now()));
+    // One that is in use is renewed all the same.
+    fixture.put("c", &fixture.issue(&["c.example", "d.example"]));
+    assert!(certs.look(Look::Now, now()));
+    assert_eq!(served(&certs), [false, true, true, true]);
+    fs::remove_file(fixture.dir.path().join("b.crt")).unwrap();
+    assert!(certs.look(Look::Now, now()));
+    assert_eq!(served(&certs), [true, false, true, true]);
+    let (errors, usable) = CertDir::check(fixture.dir.path(), 2, now()).unwrap();
+    assert!(matches!(errors[..], [CertError::TooMany(1, 2)]), "{errors:?}");
+    assert_eq!(usable, 2);
+}
+
+#[test]
 fn of_two_certificates_for_a_name_the_longer_lived_one_is_used() {
     let fixture = Fixture::new();
     let long = fixture.issue(&["a.example"]);
-    let mut params = CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
-    params.not_after = rcgen::date_time_ymd(2001, 1, 1);
-    params.not_before = rcgen::date_time_ymd(2000, 1, 1);
-    let key = KeyPair::generate().unwrap();
-    fixture.put("a", &(params.signed_by(&key, &fixture.authority).unwrap().pem(), key.serialize_pem()));
+    fixture.put("a", &fixture.issue_for(&["a.example"], now() - 2 * DAY, now() - DAY));
     fixture.put("b", &long);
     let set = fixture.open().set();
     assert_eq!(fixture.handshake(&set, "a.example"), Some(der(&long.0)));
-    assert_eq!(set.expiries().map(|(name, _)| name).collect::<Vec<_>>(), ["a", "b"]);
-    assert!(set.expiries().next().unwrap().1 < now());
+    assert!(set.first_end().unwrap() < now());
 }
 
 #[tokio::test]
 async fn a_watched_directory_is_read_again_when_asked() {
     let fixture = Fixture::new();
     let reload = Arc::new(Notify::new());
-    let mut certs = watch(fixture.dir.path(), None, ALPN, reload.clone()).unwrap();
+    let mut certs = watch(fixture.dir.path(), PAIRS_MAX, None, ALPN, reload.clone()).unwrap();
     assert!(certs.borrow().config.is_none(), "no certificate yet");
     fixture.put("a", &fixture.issue(&["a.example"]));
     reload.notify_one();
@@ -260,6 +320,6 @@ async fn a_watched_directory_is_read_again_when_asked() {
 
 #[tokio::test]
 async fn a_directory_that_is_not_there_cannot_be_watched() {
-    let error = watch(Path::new("/nonexistent/certs"), None, ALPN, Arc::new(Notify::new())).unwrap_err();
+    let error = watch(Path::new("/nonexistent/certs"), PAIRS_MAX, None, ALPN, Arc::new(Notify::new())).unwrap_err();
     assert!(error.to_string().contains("/nonexistent/certs"), "{error}");
 }

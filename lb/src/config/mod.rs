@@ -11,13 +11,14 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use steady_cluster::{Member, Role};
 use steady_proxy::Bounds;
 use steady_stream::Faults;
 use steady_table::{AppName, DomainName, Host};
 
+use crate::certs::{self, CertDir};
 use crate::data::Rules;
 use crate::limits::BUNDLE_BYTES;
 use crate::snapshot::{Network, Settings};
@@ -28,6 +29,8 @@ pub use reload::Reload;
 /// More workers than any machine has cores.
 const WORKERS_MOST: usize = 1024;
 const FAILURES_MOST: usize = 1_000_000;
+/// More pairs than can be looked at each second.
+const PAIRS_MOST: usize = 1_000_000;
 
 /// Names that a wildcard domain does not give to applications unless the configuration says so: those that people take for
 /// the operator's own, and those that mail and certificate authorities trust (RFC 2142).
@@ -88,9 +91,6 @@ pub struct Listen {
     pub proxy_protocol: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tls {
-    pub dir: PathBuf,
 impl Listen {
     /// `[::]` takes IPv4 too, unless another of `all` listens on IPv4 addresses of its port.
     pub fn is_v6_only(&self, all: &[Listen]) -> bool {
@@ -106,7 +106,12 @@ impl Listen {
     }
 }
 
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    pub dir: PathBuf,
     pub tickets: bool,
+    /// Pairs in the directory.
+    pub pairs_max: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -216,8 +221,8 @@ impl Config {
         }
     }
 
-    /// What the machine lacks to run this: files that cannot be read, directories that are not there.
-    pub fn check_files(&self) -> Vec<Problem> {
+    /// What the machine lacks to run this: files that cannot be read or used, directories that are not there.
+    pub fn check_files(&self, now: SystemTime) -> Vec<Problem> {
         let mut found = Vec::new();
         for (place, host) in self.hosts.iter().enumerate() {
             if let Some(file) = &host.token_file
@@ -227,14 +232,25 @@ impl Config {
                 found.push(Problem { key: format!("host[{place}].token_file"), what });
             }
         }
-        if let Some(tls) = &self.tls
-            && let Err(error) = std::fs::read_dir(&tls.dir)
-        {
-            let what =
-                format!("{} cannot be read: {error}; make it and put NAME.crt and NAME.key there", tls.dir.display());
-            found.push(Problem { key: "tls.dir".into(), what });
+        if let Some(tls) = &self.tls {
+            let what = self.check_certificates(tls, now).into_iter();
+            found.extend(what.map(|what| Problem { key: "tls.dir".into(), what }));
         }
         found
+    }
+
+    fn check_certificates(&self, tls: &Tls, now: SystemTime) -> Vec<String> {
+        let dir = tls.dir.display();
+        match CertDir::check(&tls.dir, tls.pairs_max, now) {
+            Err(error) => vec![format!("{dir} cannot be read: {error}; make it and put NAME.crt and NAME.key there")],
+            Ok((errors, usable)) => {
+                let mut what: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                if usable == 0 && self.listen.iter().any(|listen| listen.tls) {
+                    what.push(format!("{dir} has no usable pair: a listener has tls = true, and refuses every client"));
+                }
+                what
+            }
+        }
     }
 
     /// What the workers need of it.
@@ -297,6 +313,15 @@ fn read_root(mut root: Section, problems: &Problems) -> Option<Config> {
             problems.add(format!("host[{place}].addr"), format!("{:?} is another host's address too", host.addr));
         }
     }
+    for (place, one) in listen.iter().enumerate() {
+        if let Some(other) = listen[..place].iter().find(|other| one.excludes(other)) {
+            let what = match one.addr == other.addr {
+                true => format!("{} is given twice: leave one out", one.addr),
+                false => format!("{} and {} cannot both be listened on: leave one out", one.addr, other.addr),
+            };
+            problems.add(format!("listen[{place}].addr"), what);
+        }
+    }
     if tls.is_none() && listen.iter().any(|listen| listen.tls) {
         problems.add("tls.dir", "a listener has tls = true: write [tls] with dir = \"/etc/steady/certs\"");
     }
@@ -313,15 +338,6 @@ fn read_root(mut root: Section, problems: &Problems) -> Option<Config> {
         hosts,
         timeouts,
         health,
-    for (place, one) in listen.iter().enumerate() {
-        if let Some(other) = listen[..place].iter().find(|other| one.excludes(other)) {
-            let what = match one.addr == other.addr {
-                true => format!("{} is given twice: leave one out", one.addr),
-                false => format!("{} and {} cannot both be listened on: leave one out", one.addr, other.addr),
-            };
-            problems.add(format!("listen[{place}].addr"), what);
-        }
-    }
         breaker,
         bounds,
         bundle_bytes_max,
@@ -345,8 +361,12 @@ fn read_tls(mut section: Section) -> Option<Tls> {
     }
     let dir = section.required("dir", "\"/etc/steady/certs\"", |s| s.text("dir"));
     let tickets = section.flag("tickets", true);
+    let pairs_max = section.count("pairs_max", certs::PAIRS_MAX, PAIRS_MOST);
+    if pairs_max == 0 {
+        section.problem("pairs_max", "it is 0, so that no certificate could be used: write a larger number");
+    }
     section.finish();
-    Some(Tls { dir: dir?.into(), tickets })
+    Some(Tls { dir: dir?.into(), tickets, pairs_max })
 }
 
 fn read_private(mut section: Section, state_dir: Option<&Path>) -> Option<Private> {

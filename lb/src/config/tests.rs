@@ -172,10 +172,41 @@ fn files_that_are_not_there_are_named() {
     let mut config = Config::parse(FULL).unwrap();
     let dir = tempfile::tempdir().unwrap();
     config.hosts[1].token_file = Some(dir.path().join("none"));
-    config.tls = Some(Tls { dir: dir.path().into(), tickets: true });
-    let found = config.check_files();
-    assert_eq!(found.len(), 1);
-    assert_eq!(found[0].key, "host[1].token_file");
+    config.tls = Some(Tls { dir: dir.path().into(), tickets: true, pairs_max: 1 });
+    let now = SystemTime::now();
+    let found = |config: &Config| -> Vec<String> { config.check_files(now).iter().map(ToString::to_string).collect() };
+    let both = found(&config);
+    assert_eq!(both.len(), 2, "{both:?}");
+    assert!(both[0].starts_with("host[1].token_file: "), "{both:?}");
+    assert!(both[1].starts_with("tls.dir: ") && both[1].contains("no usable pair"), "{both:?}");
+    config.hosts.clear();
+    config.listen.pop();
+    assert_eq!(found(&config), <[String; 0]>::default(), "nobody asks for TLS");
+    std::fs::write(dir.path().join("site.crt"), "nonsense").unwrap();
+    let broken = found(&config);
+    assert!(matches!(&broken[..], [one] if one.starts_with("tls.dir: ") && one.contains("site.crt")), "{broken:?}");
+}
+
+#[test]
+fn listeners_that_the_kernel_does_not_let_be_together_are_refused_and_both_families_of_a_port_are_not() {
+    let config = |addrs: &[&str]| {
+        let listen: String = addrs.iter().map(|addr| format!("[[listen]]\naddr = {addr:?}\n")).collect();
+        Config::parse(&format!("state_dir = \"/x\"\ndomains = [\"a.b\"]\n{listen}"))
+    };
+    for (one, two) in [("0.0.0.0:80", "0.0.0.0:80"), ("0.0.0.0:80", "10.0.0.1:80"), ("[fd00::1]:80", "[::]:80")] {
+        let found = config(&[one, two]).unwrap_err().0;
+        assert!(matches!(&found[..], [problem] if problem.key == "listen[1].addr"), "{found:?}");
+    }
+    for apart in [["0.0.0.0:80", "0.0.0.0:443"], ["127.0.0.1:0", "127.0.0.1:0"], ["10.0.0.1:80", "10.0.0.2:80"]] {
+        config(&apart).unwrap();
+    }
+    let v6_only = |addrs: &[&str]| {
+        let listen = config(addrs).unwrap().listen;
+        listen.iter().map(|one| one.is_v6_only(&listen)).collect::<Vec<_>>()
+    };
+    assert_eq!(v6_only(&["[::]:443", "0.0.0.0:443"]), [true, false]);
+    assert_eq!(v6_only(&["10.0.0.1:443", "[::]:443"]), [false, true]);
+    assert_eq!(v6_only(&["0.0.0.0:80", "[::]:443"]), [false, false]);
 }
 
 #[test]

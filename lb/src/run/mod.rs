@@ -14,7 +14,7 @@ mod table;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,7 +25,7 @@ use crate::api::TokenError;
 use crate::bundles::BundleError;
 use crate::certs::Certs;
 use crate::cluster::ClusterError;
-use crate::config::{Config, Problem, Timeouts};
+use crate::config::{Config, Timeouts};
 use crate::control::{Control, Initial, Published};
 use crate::edge::{Clock, Edge, Facts};
 use crate::limits::HOST_EVENTS;
@@ -122,14 +122,6 @@ pub enum RunError {
     Take(#[from] TakeError),
     #[error("nothing was taken over: {0}")]
     NotTaken(String),
-}
-
-/// What `--check` says of a file: everything that is wrong with it and with what it names.
-pub fn check(file: &Path) -> Vec<Problem> {
-    match Config::load(file) {
-        Ok(config) => config.check_files(),
-        Err(invalid) => invalid.0,
-    }
 }
 
 /// Runs an edge's control side on `plane` until it is told to stop, or replaced. Call it on a runtime that ends with it.

@@ -366,7 +366,7 @@ mod tests {
         let config: Config = example.split("```").next().unwrap().parse().unwrap();
         assert_eq!(config.apps, AppsConfig::default());
         assert_eq!(config.bundles, BundleLimits::default());
-        assert_eq!(config.log.requests.as_deref(), Some(Path::new("/var/log/steady/requests.jsonl")));
+        assert_eq!(config.log.requests.as_deref(), Some(Path::new("/var/log/steady-agent/requests.jsonl")));
     }
 
     #[test]

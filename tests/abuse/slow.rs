@@ -53,18 +53,23 @@ fn rest(mut stream: TcpStream) -> String {
 /// that the octets came too late, they were ended for having said nothing.
 fn crowd(house: &House, octets: &[u8], told: &str, counted: Counter) {
     let both = || if counted == LATE { count(house, LATE) } else { count(house, counted) + count(house, LATE) };
-    let before = both();
+    let (before, told_before) = (both(), count(house, counted));
     let crowd = (0..ATTACKERS).map(|_| {
         let mut stream = connect(house.plain);
         stream.write_all(octets).unwrap();
         stream
     });
     let crowd: Vec<TcpStream> = crowd.collect();
+    let mut answered = 0;
     for stream in crowd {
         let heard = rest(stream);
         assert!(heard.is_empty() || !told.is_empty() && heard.starts_with(told), "{heard:?}");
+        answered += u64::from(!heard.is_empty());
     }
     eventually("each is counted", || (both() >= before + ATTACKERS as u64).then_some(()));
+    if counted != LATE {
+        assert_eq!(answered, count(house, counted) - told_before, "who is refused is told so");
+    }
 }
 
 #[test]

@@ -76,6 +76,9 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             }
             Event::Reset { stream, reset } => {
                 self.stats.limit(reset.limit);
+                if is_down && !reset.by_peer && reset.limit.is_none() {
+                    self.misunderstood(reset.reason);
+                }
                 let Some(key) = self.bound(Leg { conn: id, stream }) else { return };
                 if is_down {
                     self.forget_leg(key, Way::Up);
@@ -196,9 +199,17 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         }
         if matches!(conn.http, Http::H1Server(_)) {
             self.refuse_unread(id, Refusal::BadRequest { status: error.status });
+        } else if error.limit.is_none() {
+            self.misunderstood(error.reason);
         }
         self.abandon(id);
         self.finish_conn(id);
+    }
+
+    /// A client of HTTP/2 has broken a rule: its stream or its connection is reset. It counts as the bad request that HTTP/1.1 answers.
+    fn misunderstood(&mut self, reason: &str) {
+        self.stats.refusals[Refusal::BadRequest { status: 400 }.index()].add(1);
+        tracing::debug!(reason, "a client broke the rules");
     }
 
     /// An HTTP/1.1 request that cannot be read is answered before the connection ends, unless an answer has begun.

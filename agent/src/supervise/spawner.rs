@@ -7,7 +7,7 @@ use std::io;
 use std::process::{Child, Command};
 use std::sync::mpsc;
 
-use steady_sys::process::lead_session_and_die_with_parent;
+use steady_sys::process::{end_before_parent_when_memory_runs_out, lead_session_and_die_with_parent};
 use tokio::sync::oneshot;
 
 type Job = (Box<Command>, oneshot::Sender<io::Result<Child>>);
@@ -23,7 +23,8 @@ impl Spawner {
         let (jobs, queue) = mpsc::channel::<Job>();
         std::thread::Builder::new().name("spawner".to_owned()).spawn(move || {
             for (mut command, reply) in queue {
-                let child = lead_session_and_die_with_parent(&mut command).spawn();
+                lead_session_and_die_with_parent(&mut command);
+                let child = end_before_parent_when_memory_runs_out(&mut command).spawn();
                 // Nobody waits any more: nobody would look after it either.
                 if let Err(Ok(mut child)) = reply.send(child) {
                     let _ = child.kill();

@@ -465,6 +465,35 @@ fn told_to_stop_an_edge_finishes_what_it_can_until_its_deadline_and_cuts_the_res
     }
 }
 
+/// The process that this one is a child of.
+fn parent(pid: u32) -> u32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn a_process_that_took_over_is_the_supervisor_s_child_and_when_it_dies_another_serves_beside_the_old_one() {
+    // Who adopts orphans here, as systemd does elsewhere.
+    let shell = Command::new("sh").args(["-c", "sleep 600 >/dev/null 2>&1 & echo $!"]).output().unwrap();
+    let orphan: u32 = text(&shell).trim().parse().unwrap();
+    let reaper = parent(orphan);
+    tell(orphan, "KILL");
+    let mut site = Site::start(&Choice::of(drivers()[0]));
+    let old = site.pid();
+    let mut socket = WebSocket::open(site.http(), APP, "/websocket");
+    tell(old, "USR2");
+    let new = eventually("another process is the edge", || (site.pid() != old).then(|| site.pid()));
+    assert_eq!(parent(new), reaper);
+    tell(new, "KILL");
+    eventually("it is gone", || steady_sys::kin::Kin::of(new).is_none().then_some(()));
+    socket.echo("the old one carries this");
+    let next = site.launch(&[]);
+    site.wait_for(next);
+    assert_eq!(site.get("/").status, 200);
+    socket.echo("still");
+    assert!(alive(old));
+}
+
 #[test]
 fn sockets_that_systemd_opened_are_served_and_those_that_nobody_asked_for_are_named() {
     let mut site = Site::without_edge();

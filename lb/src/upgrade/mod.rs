@@ -24,10 +24,16 @@ mod sockets;
 pub mod wire;
 
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use steady_proxy::tls::TicketKeys;
+use steady_sys::pidfd;
+use steady_sys::process::spawn_orphan;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 pub use linger::Lingering;
 pub use new::{Elders, TakeError, Taking};
@@ -69,32 +75,43 @@ impl Successor {
         Some(Successor { program, config: config.to_owned() })
     }
 
-    /// Starts it; what becomes of it is logged.
+    /// Starts it, and says when it has ended; then this process goes on. It is not this one's child: a supervisor that adopts it hears of
+    /// its end also while this process still carries what it has.
     pub fn start(&self) {
         if std::env::var_os(OF_UP).is_some() {
             tracing::error!("not replaced: {}", old::BELONGS_TO_UP);
             return;
         }
-        let mut command = tokio::process::Command::new(&self.program);
-        command.arg("lb").arg("--config").arg(&self.config).arg("--upgrade").stdin(std::process::Stdio::null());
+        let mut command = Command::new(&self.program);
+        command.arg("lb").arg("--config").arg(&self.config).arg("--upgrade").stdin(Stdio::null());
         for name in crate::systemd::ACTIVATION {
             command.env_remove(name);
         }
-        let program = PathBuf::from(&self.program);
-        match command.spawn() {
-            Ok(mut child) => {
-                tracing::info!(pid = child.id(), program = %program.display(), "a new process is started to take over");
+        let program = Path::new(&self.program).display();
+        match spawn_orphan(&mut command) {
+            Ok(pid) => {
+                tracing::info!(pid, %program, "a new process is started to take over");
+                // Where it takes over this task ends with the runtime, before the new one ends.
                 tokio::spawn(async move {
-                    // Where it takes over this task ends with the runtime, before the new one ends.
-                    match child.wait().await {
-                        Ok(status) => tracing::error!(%status, "the new process has ended; this one goes on"),
-                        Err(error) => tracing::error!(%error, "the new process cannot be waited for"),
+                    match ended(pid).await {
+                        Ok(()) => tracing::error!(pid, "the new process has ended; this one goes on"),
+                        Err(error) => tracing::error!(pid, %error, "the new process cannot be waited for"),
                     }
                 });
             }
-            Err(error) => {
-                tracing::error!(%error, program = %program.display(), "no new process can be started; this one goes on");
-            }
+            Err(error) => tracing::error!(%error, %program, "no new process can be started; this one goes on"),
         }
     }
+}
+
+/// Returns when the process that was just started has ended.
+async fn ended(pid: u32) -> io::Result<()> {
+    let fd = match pidfd::open(pid) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
+        opened => opened?,
+    };
+    // The constructor that replaces this one has its caller vouch that the descriptor stays the same; an OwnedFd's does.
+    #[allow(deprecated)]
+    let fd = AsyncFd::with_interest(fd, Interest::READABLE)?;
+    fd.readable().await.map(drop)
 }

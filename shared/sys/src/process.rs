@@ -1,6 +1,8 @@
-//! Children that never outlive their parent, and signals to their whole groups.
+//! Children that never outlive their parent, processes that are nobody's child, and signals to whole groups.
 
-use std::io;
+use std::io::{self, Read, Write};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -37,6 +39,38 @@ pub fn lead_session_and_die_with_parent(command: &mut Command) -> &mut Command {
             Ok(())
         })
     }
+}
+
+/// Starts a process that is not this one's child but that of whoever adopts orphans here (process 1, systemd's user manager, any
+/// subreaper): who supervises this process hears of that one's end too. Its number; how it ends cannot be asked.
+///
+/// # Errors
+/// It could not be started.
+pub fn spawn_orphan(command: &mut Command) -> io::Result<u32> {
+    let (mut told, tell) = io::pipe()?;
+    let fd = tell.as_raw_fd();
+    let (flags, none) = (libc::c_long::from(libc::SIGCHLD), libc::c_long::from(0));
+    // SAFETY: between fork and exec the closure makes only async-signal-safe calls (clone, getpid, write, _exit) on its own stack,
+    // and allocates nothing. The clone shares nothing and so is a fork(2), without the handlers that a process of several threads
+    // must not run there; with all but its flags zero, their order, which differs by machine, does not matter. `fd` is open until
+    // the spawn below has returned, and the file that borrows it does not close it.
+    unsafe {
+        command.pre_exec(move || {
+            match libc::syscall(libc::SYS_clone, flags, none, none, none, none) {
+                -1 => return Err(io::Error::last_os_error()),
+                0 => {}
+                _ => libc::_exit(0),
+            }
+            let number = std::process::id().to_ne_bytes();
+            ManuallyDrop::new(std::fs::File::from_raw_fd(fd)).write_all(&number)
+        });
+    }
+    // The one between ends at once.
+    command.spawn()?.wait()?;
+    drop(tell);
+    let mut number = [0; 4];
+    told.read_exact(&mut number)?;
+    Ok(u32::from_ne_bytes(number))
 }
 
 /// Gives the child the score of any other process when memory runs out, where this one was given a lower one (oom_score_adj of
@@ -113,6 +147,22 @@ mod tests {
                 .join()
                 .unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+    }
+
+    #[test]
+    fn an_orphan_is_not_our_child_and_one_that_cannot_be_started_is_an_error() {
+        use crate::kin::Kin;
+        let number = spawn_orphan(Command::new("sleep").arg("60")).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{number}/status")).unwrap();
+        assert!(status.starts_with("Name:\tsleep\n"), "{status}");
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:\t")).unwrap();
+        assert_ne!(parent, std::process::id().to_string());
+        let kin = Kin::of(number).unwrap();
+        assert!(kin.signal(libc::SIGKILL).unwrap());
+        while kin.is_alive() {
+            std::thread::yield_now();
+        }
+        assert_eq!(spawn_orphan(&mut Command::new("/nowhere/at/all")).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

@@ -495,6 +495,23 @@ fn a_process_that_took_over_is_the_supervisor_s_child_and_when_it_dies_another_s
 }
 
 #[test]
+fn told_to_stop_an_edge_waits_until_its_deadline_for_old_processes_too_and_then_ends_them() {
+    let mut site = Site::start(&Choice { timeouts: "drain = \"10s\"".into(), ..Choice::of(drivers()[0]) });
+    let old = site.pid();
+    let mut quick = Conn::open(site.http());
+    quick.send(format!("GET /slow?ms=6000 HTTP/1.1\r\nHost: {APP}\r\n\r\n").as_bytes()).unwrap();
+    let mut socket = WebSocket::open(site.http(), APP, "/websocket");
+    eventually("both are under way", || (site.metric("steady_lb_exchanges_open") == 2.0).then_some(()));
+    let new = site.upgrade();
+    tell(new, "TERM");
+    assert_eq!(quick.reply(false).unwrap().status, 200);
+    assert!(alive(new));
+    assert_eq!(site.ended(new), Some(0));
+    assert!(socket.is_over());
+    assert_eq!(site.ended(old), Some(0));
+}
+
+#[test]
 fn sockets_that_systemd_opened_are_served_and_those_that_nobody_asked_for_are_named() {
     let mut site = Site::without_edge();
     let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

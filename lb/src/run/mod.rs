@@ -215,7 +215,7 @@ async fn end(plane: &dyn Plane, base: Base, mut outside: Outside, heir: Option<H
     match &heir {
         None => {
             systemd::notify("STOPPING=1");
-            shut_down(plane, left.timeouts.drain, &mut outside.orders).await;
+            shut_down(plane, &outside.upgrade.elders, left.timeouts.drain, &mut outside.orders).await;
         }
         Some(_) => plane.drain(left.timeouts.upgrade),
     }

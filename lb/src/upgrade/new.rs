@@ -165,6 +165,17 @@ impl Elders {
         }
     }
 
+    /// They end, with what they still carry.
+    pub fn end(&self) {
+        for elder in self.alive() {
+            tracing::warn!(
+                pid = elder.pid,
+                "an old process still carries connections: it is told to end, and cuts them"
+            );
+            self.tell(elder, libc::SIGTERM);
+        }
+    }
+
     /// They open their logs again.
     pub fn reopen_logs(&self) {
         self.alive().into_iter().for_each(|elder| self.tell(elder, libc::SIGHUP));

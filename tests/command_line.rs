@@ -305,3 +305,24 @@ fn a_move_is_forced_only_when_told() {
     expect(&edge.run(&["move", "dead", "--to", "h2"]), 5, &["--force"]);
     expect(&edge.run(&["move", "dead", "--to", "h2", "--force"]), 0, &["dead runs on h2"]);
 }
+
+#[test]
+fn a_check_tells_a_file_that_is_refused_from_one_that_names_what_cannot_be_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("lb.toml");
+    let check = |level: &str| {
+        let dir = dir.path().display();
+        let listen = "[[listen]]\naddr = \"127.0.0.1:0\"\ntls = true\n";
+        let head = format!("state_dir = \"{dir}/lb\"\ndomains = [\"localhost\"]\n{listen}");
+        std::fs::write(&file, format!("{head}[tls]\ndir = \"{dir}\"\n[log]\nlevel = {level:?}\n")).unwrap();
+        steady().args(["lb", "--check", "--config"]).arg(&file).output().unwrap()
+    };
+    expect(&check("warning"), 1, &["log.level: \"warning\" is no level"]);
+    expect(&check("warn"), 3, &["tls.dir: ", "no usable pair"]);
+    let made = rcgen::generate_simple_self_signed(vec!["*.localhost".to_owned()]).unwrap();
+    std::fs::write(dir.path().join("site.crt"), made.cert.pem()).unwrap();
+    std::fs::write(dir.path().join("site.key"), made.signing_key.serialize_pem()).unwrap();
+    expect(&check("warn"), 0, &["lb.toml: good"]);
+    std::fs::write(dir.path().join("other.crt"), "nonsense").unwrap();
+    expect(&check("warn"), 3, &["tls.dir: ", "other.crt"]);
+}

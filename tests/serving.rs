@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use support::http::{Conn, Reply};
 use support::up::Up;
 use support::websocket::WebSocket;
-use support::{bun, eventually, repository, text};
+use support::{bun, eventually, folder_like, repository, text};
 
 /// Octets of a body that is much larger than every buffer on its way.
 const LARGE: usize = 64 << 20;
@@ -400,19 +400,28 @@ fn the_private_port_wants_its_token_except_for_health_and_metrics() {
 #[test]
 fn a_new_version_answers_once_deploy_has_returned_and_a_broken_one_never_replaces_it() {
     let up = up();
-    let good = support::folder_like("tests/apps/fixture", &[]);
+    let good = folder_like("tests/apps/fixture", &[]);
     up.deploy(good.path(), "versions", "h1");
     assert_eq!(up.get("versions", "/").status, 200);
     let server = fs::read_to_string(repository("tests/apps/fixture/server.py")).unwrap();
-    let next =
-        support::folder_like("tests/apps/fixture", &[("server.py", &server.replace("fixture {os", "second {os"))]);
+    let next = folder_like("tests/apps/fixture", &[("server.py", &server.replace("fixture {os", "second {os"))]);
     up.run(&["deploy", next.path().to_str().unwrap(), "--name", "versions"]);
     assert!(up.get("versions", "/").text().starts_with("second"));
-    let broken = support::folder_like("tests/apps/fixture", &[("server.py", "raise SystemExit('no such luck')\n")]);
+    let broken = folder_like("tests/apps/fixture", &[("server.py", "raise SystemExit('no such luck')\n")]);
     let output = up.steady(&["deploy", broken.path().to_str().unwrap(), "--name", "versions"]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     assert!(text(&output).contains("no such luck"), "the author sees why: {}", text(&output));
     assert!(up.get("versions", "/").text().starts_with("second"));
     up.run(&["rm", "versions"]);
     assert_eq!(up.get("versions", "/").status, 404);
+}
+
+#[test]
+fn a_folder_is_deployed_under_the_name_that_its_steady_toml_gives() {
+    let up = up();
+    let manifest = "name = \"named-inside\"\ncommand = [\"python3\", \"-u\", \"server.py\"]\n";
+    let folder = folder_like("tests/apps/fixture", &[("steady.toml", manifest)]);
+    up.run(&["deploy", folder.path().to_str().unwrap()]);
+    assert_eq!(up.get("named-inside", "/").status, 200);
+    up.run(&["rm", "named-inside"]);
 }

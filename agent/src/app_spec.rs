@@ -87,6 +87,8 @@ fn parse(text: &str) -> Result<(Option<Vec<String>>, Spec), SpecError> {
     let table = toml_read::parse(text).map_err(|fault| told(vec![fault]))?;
     let mut faults = Vec::new();
     let mut reader = Reader::new(table, &mut faults);
+    // For `steady deploy`: which application a folder becomes is said by whoever sends it.
+    reader.text("name");
     let command = reader.texts("command");
     if command.as_ref().is_some_and(|command| command.first().is_none_or(String::is_empty)) {
         reader.fault::<()>("command", "must name a program, like [\"./server\", \"--port\", \"$PORT\"]".to_owned());
@@ -227,7 +229,7 @@ mod tests {
 
     #[test]
     fn steady_toml_says_everything() {
-        let text = "command = [\"./server\", \"$PORT\"]\nprotocol = \"h2c\"\nhealth = \"/ok\"\nexclusive = true\n\
+        let text = "name = \"shop\"\ncommand = [\"./server\", \"$PORT\"]\nprotocol = \"h2c\"\nhealth = \"/ok\"\nexclusive = true\n\
                     [env]\nGREETING = \"hello\"\nTIMES = 3";
         let spec = load(&[("steady.toml", text)]).unwrap();
         assert_eq!(spec.run, Run::Command(vec!["./server".to_owned(), "$PORT".to_owned()]));

@@ -196,7 +196,8 @@ Examples:
   steady hosts                                     how each is, where, what it can carry
   steady hosts rm h3                               it is gone for good
 
-ZONE and CAPACITY are what a host says when it registers (zone and [capacity] of its configuration).")]
+ZONE and CAPACITY are what a host says when it registers: zone of its configuration; [apps] apps_max, and what its
+machine has.")]
 pub struct HostsArgs {
     #[command(subcommand)]
     pub command: Option<HostsCommand>,

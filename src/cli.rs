@@ -22,7 +22,9 @@ Exit codes:
   2  the command line, or what it names (a folder, a file), is not right
   3  there is no application or host of that name
   4  no answer: nothing runs there, or the token is refused
-  5  refused: it conflicts with what is going on (another `up`, another move)";
+  5  refused: it conflicts with what is going on (another `up`, another move)
+  6  not over, or nobody knows: the edge stops or is replaced and goes on later, or its answer broke off. Do not repeat it
+     unseen: `steady apps` shows how things stand";
 
 /// Serve applications under wildcard domains from a pool of machines.
 #[derive(Debug, Parser)]

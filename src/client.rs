@@ -61,7 +61,11 @@ impl Client {
 
     /// Sends, and turns every answer that is not a success into an error.
     pub async fn send(&self, request: Request) -> Result<Response, Error> {
-        let response = self.http.send(request).await.map_err(|broken| self.broken(broken))?;
+        let changes = request.changes();
+        let response = self.http.send(request).await.map_err(|broken| match broken {
+            Broken::Answer(_) if changes => Error::Unsettled(with_advice(&self.broken(broken).to_string())),
+            broken => self.broken(broken),
+        })?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -77,7 +81,9 @@ impl Client {
         mut each: impl FnMut(&Value) -> Result<(), Error>,
     ) -> Result<Done, Error> {
         let mut lines = Lines::of(self.send(request).await?);
-        while let Some(line) = lines.next(self).await? {
+        while let Some(line) =
+            lines.next(self).await.map_err(|error| Error::Unsettled(with_advice(&error.to_string())))?
+        {
             let value: Value = serde_json::from_str(&line)
                 .map_err(|_| Error::Failed(format!("the edge answered a line that is not JSON: {line}")))?;
             each(&value)?;
@@ -86,13 +92,11 @@ impl Client {
                 return Ok(Done { ms: value.get("ms").and_then(Value::as_f64), app });
             }
             if let Some(error) = value.get("error") {
-                return Err(Error::Failed(undone(error, &value)));
+                let text = undone(error, &value);
+                return Err(if continues(&value) { Error::Unsettled(with_advice(&text)) } else { Error::Failed(text) });
             }
         }
-        Err(Error::Failed(
-            "the edge ended its answer before it said how the work went; `steady apps` shows how things stand"
-                .to_owned(),
-        ))
+        Err(Error::Unsettled(with_advice("the edge ended its answer before it said how the work went")))
     }
 
     fn refused(&self, status: StatusCode, body: &str) -> Error {
@@ -113,6 +117,9 @@ impl Client {
             StatusCode::NOT_FOUND => Error::NotFound(message),
             StatusCode::CONFLICT => Error::Conflict(message),
             StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => Error::Usage(message),
+            _ if serde_json::from_str(body).is_ok_and(|value| continues(&value)) => {
+                Error::Unsettled(with_advice(&message))
+            }
             _ => Error::Failed(message),
         }
     }
@@ -199,6 +206,16 @@ fn problem(body: &str) -> Option<String> {
         (Some(title), Some(detail)) => Some(format!("{title}: {detail}")),
         (one, other) => one.or(other).map(str::to_owned),
     }
+}
+
+/// Whether what failed goes on all the same (`docs/api.md`).
+fn continues(value: &Value) -> bool {
+    value.get("continues").and_then(Value::as_bool) == Some(true)
+}
+
+/// What to do where nobody knows how a change ended.
+fn with_advice(what: &str) -> String {
+    format!("{what}; `steady apps` shows how things stand")
 }
 
 /// The words of a last line that says that the work failed.

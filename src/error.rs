@@ -21,6 +21,9 @@ pub enum Error {
     /// Refused for now, by something else that is going on.
     #[error("{0}")]
     Conflict(String),
+    /// A change that is not over, or of which nobody knows how it ended.
+    #[error("{0}")]
+    Unsettled(String),
     #[error("{}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
     /// Whoever read our output has left (`steady logs x | head`): not a failure.
@@ -42,6 +45,7 @@ impl Error {
             Error::NotFound(_) => 3,
             Error::Unreachable(_) => 4,
             Error::Conflict(_) => 5,
+            Error::Unsettled(_) => 6,
         })
     }
 
@@ -53,6 +57,7 @@ impl Error {
             Error::NotFound(_) => "not_found",
             Error::Unreachable(_) => "unreachable",
             Error::Conflict(_) => "conflict",
+            Error::Unsettled(_) => "unsettled",
         }
     }
 }

@@ -91,6 +91,15 @@ async fn answer(State(seen): State<Seen>, request: Request) -> Response {
             json!({"error": "the host does not answer", "step": "prepare", "detail": "h9 refused the connection"}),
         ]),
         "POST /v1/apps/cut/move" => steps(&[json!({"step": "record", "ms": 1})]),
+        "POST /v1/apps/later/move" => steps(&[
+            json!({"step": "record", "ms": 1}),
+            json!({"error": "the edge is stopping", "step": "drain", "detail": "it is taken up again", "continues": true}),
+        ]),
+        "POST /v1/apps/unwritten/move" => {
+            let mut body = json!({"title": "the change is stored, and not in force yet", "detail": "the disk is full"});
+            body["continues"] = true.into();
+            (StatusCode::SERVICE_UNAVAILABLE, body.to_string()).into_response()
+        }
         "POST /v1/apps/busy/move" => problem(StatusCode::CONFLICT, "Conflict", "busy is moving already: wait for it"),
         "DELETE /v1/apps/shop" => steps(&[json!({"done": true, "ms": 5, "app": null})]),
         "POST /v1/apps/dead/move" => {
@@ -216,13 +225,34 @@ fn a_move_shows_its_steps_and_says_where_the_application_is() {
 }
 
 #[test]
-fn work_that_fails_or_breaks_off_exits_with_1_and_says_at_which_step() {
+fn work_that_fails_exits_with_1_and_says_at_which_step() {
     let edge = FakeEdge::start();
     expect(&edge.run(&["move", "stuck", "--to", "h9"]), 1, &["at step prepare", "h9 refused the connection"]);
-    expect(&edge.run(&["move", "cut", "--to", "h2"]), 1, &["steady apps"]);
     let output = edge.run(&["move", "stuck", "--to", "h9", "--json"]);
     let error: Value = serde_json::from_slice(&output.stderr).unwrap();
     assert_eq!(error["class"], "failed");
+}
+
+#[test]
+fn work_that_goes_on_or_whose_end_nobody_knows_is_no_failure_and_exits_with_6() {
+    let edge = FakeEdge::start();
+    for (app, word) in [("later", "the edge is stopping"), ("cut", "before it said"), ("unwritten", "the disk is full")]
+    {
+        expect(&edge.run(&["move", app, "--to", "h2"]), 6, &[word, "steady apps"]);
+    }
+    let output = edge.run(&["move", "later", "--to", "h2", "--json"]);
+    let error: Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(error["class"], "unsettled");
+    // One that takes the request, and dies.
+    let dying = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = dying.local_addr().unwrap().to_string();
+    let died = std::thread::spawn(move || {
+        let (mut stream, _) = dying.accept().unwrap();
+        std::io::Read::read(&mut stream, &mut [0; 16]).unwrap();
+    });
+    let output = steady().args(["rm", "shop", "--address", &address, "--token", "t"]).output().unwrap();
+    expect(&output, 6, &["broke off", "steady apps"]);
+    died.join().unwrap();
 }
 
 #[test]

@@ -75,6 +75,11 @@ impl Request {
         Request { method, path: path.to_owned(), content_type: None, body: Bytes::new() }
     }
 
+    /// Whether it may change something.
+    pub fn changes(&self) -> bool {
+        self.method != Method::GET
+    }
+
     /// With these behind what the path has of a query.
     pub fn query(mut self, pairs: &[(&str, impl AsRef<str>)]) -> Request {
         for (name, value) in pairs {

@@ -78,7 +78,11 @@ pub async fn launch(edge: Arc<Edge>, app: AppName, operation: Operation) -> Resu
             Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
         }
         Ok(Err(problem)) => Err(problem),
-        Err(_) => Err(Problem::new(503, "the edge is stopping", "repeat when it is back")),
+        // Where it was is not known.
+        Err(_) => {
+            let what = "it may have begun, and is taken up again then: look when the edge is back";
+            Err(Problem::new(503, "the edge is stopping", what).that_continues())
+        }
     }
 }
 

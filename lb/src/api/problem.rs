@@ -19,17 +19,24 @@ pub struct Problem {
     pub detail: String,
     /// Every reason, where there may be several.
     pub reasons: Vec<String>,
+    /// What was asked for may be stored, and done without being asked for again.
+    pub continues: bool,
 }
 
 impl Problem {
     pub fn new(status: u16, title: impl Into<String>, detail: impl ToString) -> Problem {
-        Problem { status, title: title.into(), detail: detail.to_string(), reasons: Vec::new() }
+        Problem { status, title: title.into(), detail: detail.to_string(), reasons: Vec::new(), continues: false }
     }
 
     /// A change that is refused whole.
     pub fn refused(reasons: Vec<String>) -> Problem {
-        let detail = reasons.join("; ");
-        Problem { status: 422, title: "the change is refused, nothing was changed".into(), detail, reasons }
+        let refused = Problem::new(422, "the change is refused, nothing was changed", reasons.join("; "));
+        Problem { reasons, ..refused }
+    }
+
+    /// A change that is under way all the same.
+    pub fn that_continues(self) -> Problem {
+        Problem { continues: true, ..self }
     }
 
     pub fn no_app(name: &str) -> Problem {
@@ -42,7 +49,7 @@ impl Problem {
 
     /// As the last line of a workflow that was let in before it could be judged.
     pub fn into_failure(self) -> Failure {
-        Failure::new("record", self.title, self.detail)
+        Failure { stopped: self.continues, ..Failure::new("record", self.title, self.detail) }
     }
 }
 
@@ -53,6 +60,9 @@ impl IntoResponse for Problem {
             json!({"type": "about:blank", "title": self.title, "status": status.as_u16(), "detail": self.detail});
         if !self.reasons.is_empty() {
             body["reasons"] = self.reasons.into();
+        }
+        if self.continues {
+            body["continues"] = true.into();
         }
         let mut response = (status, format!("{body}\n")).into_response();
         let content_type = HeaderValue::from_static("application/problem+json");
@@ -76,8 +86,10 @@ impl From<ControlError> for Problem {
             ControlError::Refused(reasons) => Problem::refused(reasons),
             ControlError::Store(error) => error.into(),
             ControlError::Behind(_) => Problem::new(503, "nothing was changed", error),
-            ControlError::Table(_) => Problem::new(503, "the change is stored, and not in force yet", error),
-            _ => Problem::new(503, "the change is not in force yet", error),
+            ControlError::Table(_) => {
+                Problem::new(503, "the change is stored, and not in force yet", error).that_continues()
+            }
+            _ => Problem::new(503, "the change is not in force yet", error).that_continues(),
         }
     }
 }
@@ -100,7 +112,7 @@ impl From<BundleError> for Problem {
 
 impl From<Failure> for Problem {
     fn from(failure: Failure) -> Problem {
-        Problem::new(503, failure.what, failure.detail)
+        Problem { continues: failure.stopped, ..Problem::new(503, failure.what, failure.detail) }
     }
 }
 

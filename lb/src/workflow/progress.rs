@@ -68,9 +68,13 @@ pub fn done_line(app: Value, took: Duration) -> Value {
     json!({"done": true, "ms": took.as_millis() as u64, "app": app})
 }
 
-/// The last line of one that did not.
+/// The last line of one that did not, or of which this process will not see the end.
 pub fn failure_line(failure: &Failure) -> Value {
-    json!({"error": failure.what, "step": failure.step, "detail": failure.detail})
+    let mut line = json!({"error": failure.what, "step": failure.step, "detail": failure.detail});
+    if failure.stopped {
+        line["continues"] = true.into();
+    }
+    line
 }
 
 #[cfg(test)]
@@ -100,12 +104,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_workflow_that_is_cut_off_says_so() {
+    async fn a_workflow_that_is_cut_off_says_so_and_that_it_goes_on() {
         let (progress, stream) = Progress::new();
         let (done, last) = oneshot::channel::<Value>();
         drop((progress, done));
         let lines = read(stream, last).await;
         assert_eq!(lines.len(), 1);
         assert!(lines[0]["error"].is_string() && lines[0]["step"].is_string() && lines[0]["detail"].is_string());
+        assert_eq!(lines[0]["continues"], true);
+        assert_eq!(failure_line(&Failure::new("push", "no", "such luck")).get("continues"), None);
     }
 }

@@ -267,7 +267,27 @@ fn a_hangup_changes_limits_at_once_and_says_what_waits_for_a_restart() {
         });
     }
     limits_change_for_connections_that_begin_after_it(&up);
+    a_host_s_patience_with_a_body_changes_too(&up);
     assert_eq!(up.stop(), 0);
+}
+
+fn a_host_s_patience_with_a_body_changes_too(up: &Up) {
+    let begun = || {
+        let mut conn = Conn::open(up.addr("http"));
+        conn.send(b"POST /request HTTP/1.1\r\nHost: fixture.localhost\r\nContent-Length: 10\r\n\r\n12345").unwrap();
+        conn
+    };
+    // The edge would wait for more than a minute.
+    let mut waits = begun();
+    let row = || requests(up, &["fixture", "--at", "h1"]).pop();
+    eventually("its host has begun it", row);
+    let file = up.dir().join("h1/agent.toml");
+    let before = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{before}\n[timeouts]\nidle = \"200ms\"\n")).unwrap();
+    signal(up.agent_pid("h1"), "HUP");
+    assert_eq!(waits.reply(false).unwrap().status, 408);
+    std::fs::write(&file, before).unwrap();
+    signal(up.agent_pid("h1"), "HUP");
 }
 
 fn limits_change_for_connections_that_begin_after_it(up: &Up) {

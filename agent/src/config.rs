@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use steady_cluster::{Member, Role};
-use steady_proxy::Bounds;
+use steady_proxy::{Bounds, Timeouts};
 use steady_ring::Addr;
 use steady_stream::Faults;
 
@@ -19,6 +19,15 @@ pub use reload::{Live, Reload};
 
 use crate::limits::APPS_MAX;
 use crate::toml_read::{self, Fault, Reader};
+
+/// Longer than an edge's, and than what an operator is likely to set there: an edge that gives up says so, and one that is gone is
+/// noticed by what is sent to it.
+pub const TIMEOUTS: Timeouts = Timeouts {
+    header: Duration::from_secs(10),
+    idle: Duration::from_secs(15 * 60),
+    stall: Duration::from_secs(24 * 60 * 60),
+    total: None,
+};
 
 /// Which driver the workers run on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,6 +67,8 @@ pub struct Config {
     /// Frames of the message stream to lose on purpose.
     pub faults: Faults,
     pub apps: AppsConfig,
+    /// Of the workers. Clients' patience is the edges' to bound, so that these are longer: [`TIMEOUTS`].
+    pub timeouts: Timeouts,
     /// Of the workers.
     pub bounds: Arc<Bounds>,
     pub bundles: BundleLimits,
@@ -221,6 +232,7 @@ fn read(table: toml::Table, faults: &mut Vec<Fault>) -> Option<Config> {
         reader.fault::<()>("name", error.to_string());
     }
     let apps = reader.section("apps", read_apps);
+    let timeouts = reader.section("timeouts", read_timeouts);
     let bounds = reader.section("limits", bounds::read);
     let bundles = reader.section("bundles", read_bundles);
     let log = reader.section("log", read_log);
@@ -243,6 +255,7 @@ fn read(table: toml::Table, faults: &mut Vec<Fault>) -> Option<Config> {
             token_file: file.unwrap_or_else(|| state_dir.join("join-token")),
         }),
         apps,
+        timeouts,
         bounds,
         bundles,
         log,
@@ -290,6 +303,20 @@ fn read_apps(apps: &mut Reader<'_>) -> AppsConfig {
         apps.fault::<()>("log_bytes_max", "must be at least 4KiB: each file would hold next to nothing".to_owned());
     }
     read
+}
+
+fn read_timeouts(timeouts: &mut Reader<'_>) -> Timeouts {
+    let mut read = |key, default| {
+        match timeouts.duration(key) {
+            Some(Duration::ZERO) => {
+                timeouts.fault(key, "must be longer than 0: nothing would ever be answered".to_owned())
+            }
+            read => read,
+        }
+        .unwrap_or(default)
+    };
+    let (idle, stall) = (read("idle", TIMEOUTS.idle), read("tunnel", TIMEOUTS.stall));
+    Timeouts { idle, stall, ..TIMEOUTS }
 }
 
 fn read_bundles(bundles: &mut Reader<'_>) -> BundleLimits {
@@ -365,8 +392,24 @@ mod tests {
         let example = page.split("## The host").nth(1).unwrap().split("```toml").nth(1).unwrap();
         let config: Config = example.split("```").next().unwrap().parse().unwrap();
         assert_eq!(config.apps, AppsConfig::default());
+        assert_eq!(config.timeouts, TIMEOUTS);
         assert_eq!(config.bundles, BundleLimits::default());
         assert_eq!(config.log.requests.as_deref(), Some(Path::new("/var/log/steady-agent/requests.jsonl")));
+    }
+
+    #[test]
+    fn a_host_waits_longer_than_the_documented_edge() {
+        let page = include_str!("../../docs/configuration.md");
+        let mut seconds = page.lines().filter_map(|line| {
+            let value = line.strip_prefix("idle = ").or(line.strip_prefix("tunnel = "))?;
+            steady_sys::text::parse_duration(value.split('"').nth(1)?).ok()
+        });
+        let mut next = || seconds.next().unwrap();
+        let (edge, host) = ((next(), next()), (next(), next()));
+        assert_eq!(host, (TIMEOUTS.idle, TIMEOUTS.stall));
+        assert!(host.0 > 4 * edge.0 && host.1 > 4 * edge.1);
+        let error = format!("{LEAST}[timeouts]\ntunnel = \"0s\"\n").parse::<Config>().unwrap_err().to_string();
+        assert!(error.contains("timeouts.tunnel: must be longer"), "{error}");
     }
 
     #[test]

@@ -73,6 +73,7 @@ async fn serve(config: Config, file: &Path) -> Result<(), String> {
     // What an earlier agent left is ended, and what this host owns is known, before anybody can connect.
     let (workers, data, state_dir) =
         (daemon::workers(config.workers), config.data_addr.clone(), config.state_dir.clone());
+    let timeouts = config.timeouts;
     let agent = Agent::open(config.clone()).await.map_err(|error| error.to_string())?;
     let control = agent.control_addr().map_err(|error| error.to_string())?;
     let (socket, data) = listen(data)?;
@@ -88,7 +89,7 @@ async fn serve(config: Config, file: &Path) -> Result<(), String> {
     };
     let blueprint =
         Blueprint { uring: io.uring, ring: steady_ring::Config::default(), worker, sockets: vec![socket], pin: false };
-    let fleet = plane.start(blueprint, notices_in, steady_proxy::Timeouts::default(), log.as_ref());
+    let fleet = plane.start(blueprint, notices_in, timeouts, log.as_ref());
     let fleet = fleet.map_err(|error| format!("the workers cannot be started: {error}"))?;
 
     daemon::keep_config(&state_dir, file);
@@ -191,6 +192,9 @@ impl Reloading {
         self.live.set(self.config.apps.clone());
         if reload.live.contains(&"limits") {
             self.plane.set_bounds(Arc::clone(&self.config.bounds));
+        }
+        if reload.live.contains(&"timeouts") {
+            self.plane.set_timeouts(self.config.timeouts);
         }
         tracing::info!(live = ?reload.live, "the configuration was read again");
     }

@@ -46,6 +46,7 @@ impl Config {
             "apps.drain_timeout" => apps.drain_timeout;
             "apps.response_timeout" => apps.response_timeout;
             "apps.apps_max" => apps.apps_max;
+            "timeouts" => timeouts;
             "limits" => bounds;
             "log.level" => log.level;
         }

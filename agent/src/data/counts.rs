@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::ServerConfig;
-use steady_proxy::{Bounds, Cell};
+use steady_proxy::{Bounds, Cell, Timeouts};
 
 use crate::gate::{App, Apps, Process};
 
@@ -35,6 +35,8 @@ pub struct View {
     pub(super) tls: Option<Arc<ServerConfig>>,
     /// Of the workers; `None`: those that they began with.
     pub(super) bounds: Option<Arc<Bounds>>,
+    /// Likewise.
+    pub(super) timeouts: Option<Timeouts>,
 }
 
 /// One application of a [`View`].
@@ -116,7 +118,7 @@ impl Ledger {
         if by_name.len() > seen.len() {
             by_name.retain(|name, book| seen.contains_key(name) || book.is_held());
         }
-        View { apps: seen, tls, bounds }
+        View { apps: seen, tls, bounds, timeouts: None }
     }
 
     pub(super) fn in_flight(&self, app: &str, instance: Option<u64>) -> u64 {

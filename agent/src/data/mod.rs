@@ -13,7 +13,7 @@ use steady_proxy::log::LogCounters;
 use steady_proxy::registry::Oversight;
 use steady_proxy::sample::Samples;
 use steady_proxy::trace::Tracer;
-use steady_proxy::{Bounds, Command, Fleet, Listed};
+use steady_proxy::{Bounds, Command, Fleet, Listed, Timeouts};
 use tokio::sync::mpsc;
 
 pub use self::counts::View;
@@ -40,6 +40,7 @@ struct Last {
     apps: Arc<Apps>,
     tls: Option<Arc<ServerConfig>>,
     bounds: Option<Arc<Bounds>>,
+    timeouts: Option<Timeouts>,
 }
 
 impl DataPlane {
@@ -64,7 +65,7 @@ impl DataPlane {
         &self,
         blueprint: steady_proxy::Blueprint,
         notices: mpsc::Sender<Notice>,
-        timeouts: steady_proxy::Timeouts,
+        timeouts: Timeouts,
         log: Option<&steady_proxy::log::LogSink>,
     ) -> std::io::Result<Fleet> {
         if let Some(sink) = log {
@@ -93,8 +94,16 @@ impl DataPlane {
         self.publish_last(&last);
     }
 
+    /// Other time-outs than the workers have, for what is under way too.
+    pub fn set_timeouts(&self, timeouts: Timeouts) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.timeouts = Some(timeouts);
+        self.publish_last(&last);
+    }
+
     fn publish_last(&self, last: &Last) -> u64 {
-        self.plane.publish(Arc::new(self.ledger.view(&last.apps, last.tls.clone(), last.bounds.clone())))
+        let view = self.ledger.view(&last.apps, last.tls.clone(), last.bounds.clone());
+        self.plane.publish(Arc::new(View { timeouts: last.timeouts, ..view }))
     }
 
     /// What one worker is made of beside its driver, for a caller that turns the workers itself instead of
@@ -103,7 +112,7 @@ impl DataPlane {
         &self,
         worker: usize,
         notices: mpsc::Sender<Notice>,
-        timeouts: steady_proxy::Timeouts,
+        timeouts: Timeouts,
     ) -> (steady_proxy::Seat<AgentPolicy>, AgentPolicy) {
         (
             self.plane.seat(worker),

@@ -259,6 +259,7 @@ impl Policy for AgentPolicy {
             apps.insert(Arc::clone(name), local);
         }
         self.apps = apps;
+        self.timeouts = view.timeouts.unwrap_or(self.timeouts);
         self.timeouts
     }
 

@@ -27,10 +27,20 @@ fn ask(up: &Up, host: &str, arguments: &[&str]) -> (i32, String) {
     (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn agent_metric(up: &Up, host: &str, name: &str) -> u64 {
+/// Where a host's agent answers.
+fn control(up: &Up, host: &str) -> String {
     let hosts: serde_json::Value = serde_json::from_str(&up.run(&["hosts", "--json"])).unwrap();
     let hosts = hosts["hosts"].as_array().unwrap().clone();
-    let control = hosts.iter().find(|it| it["name"] == host).unwrap()["control"].as_str().unwrap().parse().unwrap();
+    hosts.iter().find(|it| it["name"] == host).unwrap()["control"].as_str().unwrap().to_owned()
+}
+
+fn readiness(control: &str) -> (u16, String) {
+    let reply = Conn::open(control.parse().unwrap()).request("GET", "agent", "/readyz", &[], b"").unwrap();
+    (reply.status, reply.text())
+}
+
+fn agent_metric(up: &Up, host: &str, name: &str) -> u64 {
+    let control = control(up, host).parse().unwrap();
     let text = Conn::open(control).request("GET", "agent", "/metrics", &[], b"").unwrap().text();
     let found = text.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit(' ').next());
     found.map(|value| value.parse::<f64>().unwrap() as u64).sum()
@@ -55,6 +65,7 @@ fn hosts_of_a_system_join_it_and_nobody_else_gets_through_to_them() {
         assert_ne!(code, 0, "{case:?}");
         assert_eq!(said, "000", "{case:?}: not an octet of HTTP");
     }
+    assert_eq!(readiness(&control(&up, "h2")), (200, "ready\n".to_owned()));
     assert_eq!(agent_metric(&up, "h2", "steady_agent_client_certificates_refused_total"), 2);
     assert_eq!(up.get("clock", "/").status, 200);
     // The certificate stays: a second start needs no token.
@@ -65,6 +76,18 @@ fn hosts_of_a_system_join_it_and_nobody_else_gets_through_to_them() {
     eventually("the new one is ready", || up.output().contains("curl").then_some(()));
     assert_eq!(up.get("clock", "/").status, 200);
     assert_eq!(fs::read(up.dir().join("h1/identity.json")).unwrap(), identity);
+}
+
+#[test]
+fn a_host_that_no_edge_has_let_in_is_not_ready_and_says_so() {
+    let mut site = Site::without_edge();
+    // Nobody listens on port 1, and there is no token.
+    site.add_host_with("[join]\nedges = [\"127.0.0.1:1\"]\n");
+    let at = |host: &str| readiness(site.host_ready(host)["control"].as_str().unwrap());
+    assert_eq!(at("h1").0, 200, "it joins no cluster");
+    let (status, why) = at("h2");
+    assert_eq!(status, 503);
+    assert!(why.contains("has not joined"), "{why}");
 }
 
 #[test]

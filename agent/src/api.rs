@@ -54,6 +54,19 @@ pub struct Api {
     pub refused: Arc<Refused>,
 }
 
+impl Api {
+    /// Why no edge can give this host anything to do, if none can.
+    fn unready(&self, now: std::time::SystemTime) -> Option<&'static str> {
+        match self.membership.as_ref()?.seconds_left(now) {
+            None => return Some("this host has not joined its cluster yet: its log says why"),
+            Some(..=0) => return Some("this host's certificate is over: its log says why it has no other"),
+            Some(_) => {}
+        }
+        let is_open = self.channel.as_ref().is_some_and(|channel| channel.counts().0);
+        (!is_open).then_some("this host has no channel to an edge: its log says why")
+    }
+}
+
 /// What `GET /v1/host` tells that does not change.
 #[derive(Clone, Debug)]
 pub struct Facts {
@@ -109,7 +122,7 @@ pub fn router(api: Arc<Api>) -> Router {
     Router::new()
         .merge(closed)
         .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(|| async { "ready\n" }))
+        .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "there is no such call; docs/api.md lists them") })
         .method_not_allowed_fallback(|| async {
@@ -187,6 +200,13 @@ async fn check_token(State(api): State<Arc<Api>>, request: Request, next: Next) 
     let mut response = Problem::new(StatusCode::UNAUTHORIZED, detail).into_response();
     response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
     response
+}
+
+async fn readyz(State(api): State<Arc<Api>>) -> Response {
+    match api.unready(std::time::SystemTime::now()) {
+        None => "ready\n".into_response(),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
 }
 
 async fn metrics(State(api): State<Arc<Api>>) -> impl IntoResponse {

@@ -106,13 +106,18 @@ impl Site {
 
     /// One more host, for the edges that are configured after it.
     pub fn add_host(&mut self) {
+        self.add_host_with("");
+    }
+
+    /// The same, with this behind its configuration.
+    pub fn add_host_with(&mut self, more: &str) {
         let name = format!("h{}", self.agents.len() + 1);
         let (base, dir) = (&self.base, self.base.join(&name));
         fs::create_dir(&dir).unwrap();
         let file = base.join(format!("{name}.toml"));
         let config = format!(
             "name = {name:?}\nstate_dir = {dir:?}\nworkers = 1\nio = \"epoll\"\n[data]\naddr = \"127.0.0.1:0\"\n[control]\naddr = \
-             \"127.0.0.1:0\"\n"
+             \"127.0.0.1:0\"\n{more}"
         );
         fs::write(&file, config).unwrap();
         let mut command = steady();
@@ -122,7 +127,7 @@ impl Site {
         eventually("the host is ready", || dir.join("ready.json").exists().then_some(()));
     }
 
-    fn host_ready(&self, name: &str) -> Value {
+    pub fn host_ready(&self, name: &str) -> Value {
         serde_json::from_slice(&fs::read(self.base.join(name).join("ready.json")).unwrap()).unwrap()
     }
 

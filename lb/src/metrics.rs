@@ -209,20 +209,11 @@ impl Metrics {
                 }
             });
         }
-        for (host, standing) in &now.streams {
-            let labels = [("host", host.as_str())];
-            for (name, help, value) in steady_stream::io::gauges(standing) {
-                gauge(r, &format!("stream_{name}"), help, &labels).set(value);
-            }
-            for (name, help, value) in steady_stream::io::counters(standing) {
-                counter(r, &format!("stream_{name}_total"), help, &labels).absolute(value);
-            }
-        }
         if let Some(latency) = &now.latency {
             latency.record(r);
         }
         self.handle.run_upkeep();
-        self.handle.render()
+        self.handle.render() + &now.of_hosts()
     }
 }
 
@@ -242,6 +233,27 @@ pub struct Now {
     pub streams: Vec<(String, Standing)>,
     /// `None`: the control side is not there yet.
     pub latency: Option<LatencyNow>,
+}
+
+impl Now {
+    /// What has a host's name in it, by a recorder that ends with this scrape: one that is gone is not told of for good.
+    fn of_hosts(&self) -> String {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let r = &recorder;
+        for (host, standing) in &self.streams {
+            let labels = [("host", host.as_str())];
+            for (name, help, value) in steady_stream::io::gauges(standing) {
+                gauge(r, &format!("stream_{name}"), help, &labels).set(value);
+            }
+            for (name, help, value) in steady_stream::io::counters(standing) {
+                counter(r, &format!("stream_{name}_total"), help, &labels).absolute(value);
+            }
+        }
+        for (host, age) in self.latency.iter().flat_map(|latency| &latency.ages) {
+            gauge(r, "report_age_seconds", "Since the host's last report.", &[("host", host)]).set(*age);
+        }
+        recorder.handle().render()
+    }
 }
 
 /// What is known of latencies now, of all applications together.
@@ -306,9 +318,6 @@ impl LatencyNow {
         for (name, help, value) in counters {
             counter(r, name, help, &[]).absolute(value);
         }
-        for (host, age) in &self.ages {
-            gauge(r, "report_age_seconds", "Since the host's last report.", &[("host", host)]).set(*age);
-        }
     }
 }
 
@@ -355,4 +364,30 @@ fn gauge(recorder: &PrometheusRecorder, name: &str, help: &'static str, labels: 
 fn histogram(recorder: &PrometheusRecorder, name: &str, help: &'static str, labels: &[(&str, &str)]) -> Histogram {
     recorder.describe_histogram(key_name(name), None, help.into());
     recorder.register_histogram(&key(name, labels), &META)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_is_gone_is_told_of_no_more() {
+        let metrics = Metrics::new("1", "epoll");
+        let mut now = Now {
+            uptime: Duration::ZERO,
+            apps: 0,
+            workflows_open: 0,
+            old_processes: 0,
+            certificates: 0,
+            certificates_end: None,
+            hosts: Vec::new(),
+            streams: vec![("h1".into(), Standing::default()), ("h2".into(), Standing::default())],
+            latency: None,
+        };
+        let all = metrics.render(&now, &[], None);
+        assert!(all.contains("steady_lb_stream_waiting{host=\"h1\"} 0") && all.contains("host=\"h2\""), "{all}");
+        now.streams.remove(0);
+        let left = metrics.render(&now, &[], None);
+        assert!(left.contains("steady_lb_stream_waiting{host=\"h2\"} 0") && !left.contains("host=\"h1\""), "{left}");
+    }
 }

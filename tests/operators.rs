@@ -2,7 +2,9 @@
 
 mod support;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::process::{Child, Stdio};
 
 use serde_json::Value;
@@ -314,4 +316,92 @@ fn limits_change_for_connections_that_begin_after_it(up: &Up) {
     std::fs::write(&file, before).unwrap();
     signal(up.edge_pid(), "HUP");
     eventually("the old limit is in force again", || (up.get("fixture", &long).status == 404).then_some(()));
+}
+
+/// Of each metric its kind and its labels, as a page or a scrape has them.
+type Families = BTreeMap<String, (String, BTreeSet<String>)>;
+
+/// The tables of docs/metrics.md: names under a heading may lack what all of them begin with, and a label that all of them have.
+fn documented(page: &str) -> Families {
+    let mut families = Families::new();
+    for section in page.split("\n## ").skip(1) {
+        let (heading, text) = section.split_once('\n').unwrap();
+        let common: &[(&str, Option<&str>)] = match heading {
+            "The edge" | "A host" => &[("", None)],
+            "Workers" => &[("steady_lb_", Some("worker")), ("steady_agent_", Some("worker"))],
+            "Workers of an edge" => &[("steady_lb_", Some("worker"))],
+            "Message streams" => &[("steady_lb_stream_", Some("host")), ("steady_agent_stream_", None)],
+            "Logs of requests" => &[("steady_lb_", None), ("steady_agent_", None)],
+            _ => panic!("which metrics are under {heading:?}?"),
+        };
+        for row in text.lines().filter(|line| line.starts_with("| `")) {
+            let cells: Vec<&str> = row.split(" | ").collect();
+            let (names, kinds): (Vec<&str>, Vec<&str>) =
+                (cells[0].split('`').skip(1).step_by(2).collect(), cells[1].split(", ").collect());
+            for (at, name) in names.iter().enumerate() {
+                let (name, labels) = name.split_once('{').unwrap_or((name, ""));
+                let labels = labels.trim_end_matches('}').split(',').filter(|label| !label.is_empty());
+                for (prefix, label) in common {
+                    let labels = labels.clone().chain(*label).map(str::to_owned).collect();
+                    let kind = kinds.get(at).unwrap_or(&kinds[0]);
+                    let before = families.insert(format!("{prefix}{name}"), ((*kind).to_owned(), labels));
+                    assert_eq!(before, None, "{name} is there twice");
+                }
+            }
+        }
+    }
+    families
+}
+
+fn scraped(text: &str) -> Families {
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let family = |(name, kind): (&str, &str)| {
+        let lines = text.lines().filter_map(|line| line.strip_prefix(name));
+        // Of a histogram the buckets, the sum and the count.
+        let lines =
+            lines.map(|rest| ["_bucket", "_sum", "_count"].iter().fold(rest, |rest, end| rest.trim_start_matches(end)));
+        let labels = lines
+            .filter_map(|rest| rest.strip_prefix('{')?.split_once('}'))
+            .flat_map(|(labels, _)| labels.split("\","));
+        let labels = labels.filter_map(|label| Some(label.split_once('=')?.0.to_owned())).filter(|label| label != "le");
+        (name.to_owned(), (kind.to_owned(), labels.collect()))
+    };
+    types.map(family).collect()
+}
+
+/// Values of labels that say what a counter counts, rather than of which worker, host, or program.
+fn reasons(text: &str) -> BTreeSet<&str> {
+    let counts = |line: &&str| !line.starts_with('#') && !line.contains("_info{");
+    let labels = text.lines().filter(counts).filter_map(|line| line.split_once('{')?.1.split_once('}'));
+    let pairs = labels.flat_map(|(labels, _)| labels.split(',')).filter_map(|label| label.split_once('='));
+    let told = pairs.filter(|(key, _)| !["worker", "host", "class", "limit", "le", "q"].contains(key));
+    told.map(|(_, value)| value.trim_matches('"')).collect()
+}
+
+#[test]
+fn the_page_of_the_metrics_and_what_a_scrape_holds_are_the_same() {
+    let up = Up::start(&["--hosts", "1", "--workers", "1"]);
+    let scrape = |addr: SocketAddr| Conn::open(addr).request("GET", "private", "/metrics", &[], b"").unwrap().text();
+    let hosts: Value = serde_json::from_str(&up.run(&["hosts", "--json"])).unwrap();
+    let control = hosts["hosts"][0]["control"].as_str().unwrap().parse().unwrap();
+    let edge = eventually("the host has reported, and its stream is known", || {
+        let text = scrape(up.addr("private"));
+        (text.contains("report_age_seconds{") && text.contains("steady_lb_stream_")).then_some(text)
+    });
+    let text = edge
+        + &eventually("the host has a stream", || {
+            let text = scrape(control);
+            text.contains("steady_agent_stream_").then_some(text)
+        });
+    let page = std::fs::read_to_string(repository("docs/metrics.md")).unwrap();
+    let (documented, scraped) = (documented(&page), scraped(&text));
+    for (name, family) in &scraped {
+        assert_eq!(documented.get(name), Some(family), "what docs/metrics.md says of {name}, and what it is");
+    }
+    for name in documented.keys() {
+        assert!(scraped.contains_key(name), "docs/metrics.md has {name}, and no scrape has");
+    }
+    for value in reasons(&text) {
+        assert!(page.contains(&format!("`{value}`")), "docs/metrics.md does not explain {value}");
+    }
 }

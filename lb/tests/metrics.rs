@@ -22,11 +22,6 @@ async fn metrics_hold_what_workers_and_control_count_and_promtool_takes_them() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
-    let documented = include_str!("../../docs/metrics.md");
-    for family in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()) {
-        let worker = ["steady_lb_requests_total", "steady_lb_connections"].contains(&family);
-        assert!(worker || documented.contains(family), "{family} is not documented");
-    }
     let checked =
         Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let Ok(mut promtool) = checked else {

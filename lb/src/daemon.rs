@@ -1,6 +1,6 @@
 //! `steady lb`: from a configuration file to a running edge.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
@@ -12,10 +12,11 @@ use serde_json::json;
 use steady_proxy::log::LogSink;
 use steady_proxy::tls::TicketKeys;
 use steady_proxy::{Blueprint, Bounds, Listener, daemon};
+use steady_sys::net::is_v6_only;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::certs::{self, Certs};
-use crate::config::{Config, Io as IoChoice, LogFormat};
+use crate::config::{Config, Io as IoChoice, Listen, LogFormat};
 use crate::data::DataPlane;
 use crate::edge::{self, Facts};
 use crate::limits::UPGRADE_STORE;
@@ -247,30 +248,40 @@ fn open_listeners(config: &Config, inherited: &mut Inherited, offer: &Offer) -> 
     let mut opened = Opened { sockets: Vec::new(), listeners: Vec::new(), addrs: Vec::new() };
     for listen in &config.listen {
         let name = if listen.tls { "https" } else { "http" };
-        let v6_only = listen.is_v6_only(&config.listen);
-        let (socket, addr) = match inherited.take(name, listen.addr) {
-            Some((listener, addr)) => {
-                if addr.ip() == Ipv6Addr::UNSPECIFIED
-                    && !v6_only
-                    && steady_sys::net::is_v6_only(&listener).is_ok_and(|only| only)
-                {
-                    tracing::warn!(
-                        %addr,
-                        "this socket was opened for IPv6 alone, by systemd or beside a listener of IPv4: a restart opens it for both"
-                    );
-                }
-                (listener.into(), addr)
-            }
-            None if v6_only => daemon::listen_v6_only(listen.addr)?,
-            None => daemon::listen(listen.addr)?,
-        };
-        offer.add(name, listen.addr, &socket).map_err(|error| error.to_string())?;
-        opened.sockets.push(socket);
-        opened.addrs.push(edge::Listener { addr, tls: listen.tls });
-        let limits = config.bounds.clients.clone();
-        opened.listeners.push(Listener { tls: listen.tls, proxy_protocol: listen.proxy_protocol, limits });
+        for (socket, addr) in open(listen, name, listen.is_v6_only(&config.listen), inherited)? {
+            // The one of IPv4 that comes with another stays what it is to the next process.
+            let named = if addr.is_ipv4() == listen.addr.is_ipv4() { listen.addr } else { addr };
+            offer.add(name, named, &socket).map_err(|error| error.to_string())?;
+            opened.sockets.push(socket);
+            opened.addrs.push(edge::Listener { addr, tls: listen.tls });
+            let limits = config.bounds.clients.clone();
+            opened.listeners.push(Listener { tls: listen.tls, proxy_protocol: listen.proxy_protocol, limits });
+        }
     }
     Ok(opened)
+}
+
+/// The socket of one listener, and where it is. A socket stays as it was opened: where `[::]` was opened for IPv6 alone, because IPv4 had a
+/// listener beside it that it is to take the place of now, that one's socket goes on as a second.
+fn open(
+    listen: &Listen,
+    name: &str,
+    v6_only: bool,
+    inherited: &mut Inherited,
+) -> Result<Vec<(OwnedFd, SocketAddr)>, String> {
+    let Some((first, addr)) = inherited.take(name, listen.addr) else {
+        let opened = if v6_only { daemon::listen_v6_only(listen.addr) } else { daemon::listen(listen.addr) };
+        return opened.map(|opened| vec![opened]);
+    };
+    let lacks_v4 = addr.ip() == Ipv6Addr::UNSPECIFIED && !v6_only && is_v6_only(&first).is_ok_and(|only| only);
+    let mut all = vec![(first.into(), addr)];
+    if lacks_v4 {
+        match inherited.take(name, SocketAddr::from((Ipv4Addr::UNSPECIFIED, addr.port()))) {
+            Some((second, addr)) => all.push((second.into(), addr)),
+            None => tracing::warn!(%addr, "this socket was opened for IPv6 alone: a restart opens it for IPv4 too"),
+        }
+    }
+    Ok(all)
 }
 
 type Watched = (tokio::sync::watch::Receiver<Certs>, Option<Arc<TicketKeys>>);
@@ -340,4 +351,33 @@ fn watch_workers(
         }
     });
     (watch, receive)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_of_both_families_keeps_the_two_sockets_that_there_were_for_it() {
+        let listen = |addr: SocketAddr| Listen { addr, tls: false, proxy_protocol: false };
+        let (v4, at_v4) = daemon::listen(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))).unwrap();
+        let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, at_v4.port()));
+        // A machine without IPv6 has nothing to tell.
+        let Ok((v6, _)) = daemon::listen_v6_only(both) else { return };
+        let inherit = |v4: &OwnedFd, v6: &OwnedFd| {
+            let mut inherited = Inherited::default();
+            for (socket, addr) in [(v4, at_v4), (v6, both)] {
+                inherited.add("http", Some(addr), socket.try_clone().unwrap()).unwrap();
+            }
+            inherited
+        };
+        let opened = |addr, v6_only, inherited: &mut Inherited| -> Vec<SocketAddr> {
+            let opened = open(&listen(addr), "http", v6_only, inherited).unwrap();
+            opened.into_iter().map(|(_, addr)| addr).collect()
+        };
+        assert_eq!(opened(both, false, &mut inherit(&v4, &v6)), [both, at_v4]);
+        let mut apart = inherit(&v4, &v6);
+        assert_eq!(opened(both, true, &mut apart), [both]);
+        assert_eq!(opened(at_v4, false, &mut apart), [at_v4]);
+    }
 }

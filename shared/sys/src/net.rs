@@ -353,16 +353,15 @@ mod tests {
 
     #[test]
     fn all_addresses_of_ipv6_take_ipv4_too_unless_they_are_to_leave_it_to_others() {
-        let any: SocketAddr = "[::]:0".parse().unwrap();
+        let v4 = listen_tcp(SocketAddr::from(([0, 0, 0, 0], 0)), 16).unwrap();
+        let port = local_addr(&v4).unwrap().to_tcp().unwrap().port();
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         // A machine without IPv6 has nothing to tell.
-        let Ok(both) = listen_tcp(any, 16) else { return };
-        let port = |listener: &OwnedFd| local_addr(listener).unwrap().to_tcp().unwrap().port();
-        let v4 = |port| SocketAddr::from(([0, 0, 0, 0], port));
-        assert!(!is_v6_only(&both).unwrap());
-        assert_eq!(listen_tcp(v4(port(&both)), 16).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        let alone = listen_tcp_v6_only(any, 16).unwrap();
+        let Ok(alone) = listen_tcp_v6_only(any, 16) else { return };
         assert!(is_v6_only(&alone).unwrap());
-        listen_tcp(v4(port(&alone)), 16).unwrap();
+        drop(alone);
+        assert_eq!(listen_tcp(any, 16).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert!(!is_v6_only(listen_tcp("[::]:0".parse().unwrap(), 16).unwrap()).unwrap());
     }
 
     #[test]

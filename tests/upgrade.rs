@@ -39,8 +39,10 @@ struct Clients {
 impl Clients {
     fn start(addr: SocketAddr, clients: usize) -> Clients {
         let (stop, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        // Every other one speaks HTTP/2.
         let threads = (0..clients).map(|client| {
             let (stop, answered) = (stop.clone(), answered.clone());
+            let ask = if client % 2 == 0 { ask } else { ask_h2 };
             std::thread::spawn(move || ask(addr, client, &stop, &answered))
         });
         let threads = threads.collect();
@@ -87,6 +89,48 @@ fn ask(addr: SocketAddr, client: usize, stop: &AtomicBool, answered: &AtomicUsiz
         }
     }
     wrong
+}
+
+/// Four requests at once on a connection, over and over, until it says that it takes no more; then on another. One that was sent must be
+/// answered: a connection's last word names all that came before it.
+fn ask_h2(addr: SocketAddr, client: usize, stop: &AtomicBool, answered: &AtomicUsize) -> Vec<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut wrong = Vec::new();
+    runtime.block_on(async {
+        while !stop.load(Ordering::Relaxed) {
+            let stream = tokio::net::TcpStream::connect(addr).await.unwrap();
+            let (send, connection) = h2::client::handshake(stream).await.unwrap();
+            tokio::spawn(connection);
+            let mut ready = send.ready().await;
+            while let (Ok(send), false) = (&mut ready, stop.load(Ordering::Relaxed)) {
+                let request = || http::Request::get(format!("http://{APP}/request")).body(()).unwrap();
+                let sent: Vec<_> = (0..4).map_while(|_| send.send_request(request(), true).ok()).collect();
+                for (answer, _) in sent {
+                    match whole(answer).await {
+                        Ok((200, length)) if length > 0 => _ = answered.fetch_add(1, Ordering::Relaxed),
+                        other => wrong.push(format!("{client}, over HTTP/2: {other:?}")),
+                    }
+                }
+                ready = match ready {
+                    Ok(send) => send.ready().await,
+                    error => error,
+                };
+            }
+        }
+    });
+    wrong
+}
+
+/// An answer's status, and the length of its body.
+async fn whole(answer: h2::client::ResponseFuture) -> Result<(u16, usize), h2::Error> {
+    let (head, mut body) = answer.await?.into_parts();
+    let mut length = 0;
+    while let Some(data) = body.data().await {
+        let data = data?;
+        length += data.len();
+        body.flow_control().release_capacity(data.len())?;
+    }
+    Ok((head.status.as_u16(), length))
 }
 
 /// A load generator that others wrote, until it is interrupted.

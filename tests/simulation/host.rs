@@ -141,8 +141,8 @@ impl Host {
         self.agent.as_ref().is_some_and(|agent| agent.stalled_until <= self.net.now())
     }
 
-    pub fn has_process(&self, app: usize) -> bool {
-        self.processes.iter().any(|process| process.app == app)
+    pub fn processes(&self, app: usize) -> usize {
+        self.processes.iter().filter(|process| process.app == app).count()
     }
 
     /// Whether a process of the application answers.
@@ -218,16 +218,20 @@ impl Host {
         left
     }
 
-    /// Another version takes over while the old one finishes.
+    /// Another version takes over while the old one finishes; of an exclusive application it begins after that.
     pub fn swap(&mut self, app: usize) {
         let Some(place) = self.places.get(&app) else { return };
         let Run::Ready(old) = place.run else { return };
         if place.retiring.is_some() || self.agent.is_none() {
             return;
         }
-        let new = self.spawn(app);
+        let run = if self.specs[app].exclusive {
+            Run::Starting(self.net.now() + Duration::from_millis(self.rng.u64(1..150)))
+        } else {
+            Run::Ready(self.spawn(app))
+        };
         let place = self.places.get_mut(&app).expect("it was there");
-        (place.run, place.retiring) = (Run::Ready(new), Some(old));
+        (place.run, place.retiring) = (run, Some(old));
         self.publish();
     }
 
@@ -272,8 +276,15 @@ impl Host {
 
     /// When control wants a turn though nothing else happens.
     pub fn due(&self) -> Option<Time> {
-        let starting = |place: &Place| if let Run::Starting(at) = place.run { Some(at) } else { None };
-        if self.runs() { self.places.values().filter_map(starting).min() } else { None }
+        if self.runs() { self.starting().map(|(_, at)| at).min() } else { None }
+    }
+
+    /// The applications that begin, and when; not those that wait until their one process has ended.
+    fn starting(&self) -> impl Iterator<Item = (usize, Time)> {
+        self.places.iter().filter_map(|(&app, place)| match place.run {
+            Run::Starting(at) if !self.specs[app].exclusive || place.retiring.is_none() => Some((app, at)),
+            _ => None,
+        })
     }
 
     pub fn step(&mut self, ledger: &mut Ledger) {
@@ -319,8 +330,7 @@ impl Host {
                 _ => {}
             }
         }
-        let starts = self.places.iter().filter(|(_, place)| matches!(place.run, Run::Starting(at) if at <= now));
-        let starts: Vec<usize> = starts.map(|(&app, _)| app).collect();
+        let starts: Vec<usize> = self.starting().filter(|&(_, at)| at <= now).map(|(app, _)| app).collect();
         for app in starts {
             let instance = self.spawn(app);
             self.places.get_mut(&app).expect("it was there").run = Run::Ready(instance);

@@ -186,7 +186,7 @@ impl House {
 
     /// `host` is about to own an exclusive application: no other runs it.
     pub fn own(&mut self, app: usize, host: usize) {
-        let other = self.hosts.iter().position(|known| known.index != host && known.has_process(app));
+        let other = self.hosts.iter().position(|known| known.index != host && known.processes(app) > 0);
         assert_eq!(other, None, "two hosts would own {}", self.specs[app].name);
     }
 
@@ -212,8 +212,8 @@ impl House {
     /// What must hold at every moment.
     fn look(&mut self) {
         for (app, spec) in self.specs.iter().enumerate() {
-            let owners = self.hosts.iter().filter(|host| host.has_process(app)).count();
-            assert!(!spec.exclusive || owners <= 1, "{} has two owners", spec.name);
+            let processes: usize = self.hosts.iter().map(|host| host.processes(app)).sum();
+            assert!(!spec.exclusive || processes <= 1, "{} runs twice", spec.name);
         }
         for (left, what) in std::mem::take(&mut self.ledger.stopped) {
             for id in left {

@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use std::process::{Child, Stdio};
 
 use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use support::http::Conn;
 use support::up::{Up, signal};
@@ -72,6 +74,7 @@ fn requests_under_way_are_listed_cut_and_traced_at_the_edge_and_at_a_host() {
     a_request_is_cut_at_its_host(&up);
     what_cannot_be_asked_says_why(&up);
     a_trace_tells_a_request_from_both_sides(&up);
+    both_logs_tell_it_with_the_documented_fields(&up);
     what_waits_for_an_application_is_listed_cut_and_traced(&up);
     assert_eq!(up.stop(), 0);
 }
@@ -157,6 +160,33 @@ fn a_trace_tells_a_request_from_both_sides(up: &Up) {
         drop(stop);
     });
     assert!(edge.child.wait().unwrap().success());
+}
+
+fn both_logs_tell_it_with_the_documented_fields(up: &Up) {
+    let page = std::fs::read_to_string(repository("docs/operating.md")).unwrap();
+    let section = page.split("## Logs of requests").nth(1).unwrap().split("\n## ").next().unwrap();
+    let documented = |log: &str| -> BTreeSet<String> {
+        let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once(" | "));
+        let here = rows.filter(|(_, rest)| rest.starts_with("both") || rest.starts_with(log));
+        here.flat_map(|(names, _)| names.split('`').step_by(2)).map(str::to_owned).collect()
+    };
+    let line = |file: &str| -> Value {
+        eventually("the request is in the log", || {
+            let log = std::fs::read_to_string(up.dir().join(file)).ok()?;
+            log.lines().filter(|line| line.contains("\"/?some\"")).find_map(|line| serde_json::from_str(line).ok())
+        })
+    };
+    let lines = [("edge", line("lb/access.jsonl")), ("host", line("h1/requests.jsonl"))];
+    for (log, line) in &lines {
+        let fields: BTreeSet<String> = line.as_object().unwrap().keys().cloned().collect();
+        assert_eq!(fields, documented(log), "{log}: {line}");
+        assert_eq!(
+            (&line["client"], &line["app"], &line["status"]),
+            (&"127.0.0.1".into(), &"fixture".into(), &200.into())
+        );
+        let time = OffsetDateTime::parse(line["time"].as_str().unwrap(), &Rfc3339).unwrap();
+        assert_eq!((OffsetDateTime::now_utc() - time).whole_hours(), 0, "{line}");
+    }
 }
 
 fn what_waits_for_an_application_is_listed_cut_and_traced(up: &Up) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use steady_http::{Head, Method, Name};
-use steady_proxy::log::LogWriter;
+use steady_proxy::log::{LogWriter, json};
 use steady_proxy::trace::{Story, Tracer};
 use steady_proxy::{
     AttemptEnd, Bounds, Credentials, Decision, Judgement, ParkKey, Policy, Record, Refusal, Reply, Request, Target,
@@ -38,6 +38,7 @@ pub struct AgentPolicy {
     /// Parking places of this publication, by key.
     places: HashMap<ParkKey, Arc<str>>,
     log: Option<LogWriter>,
+    stamps: json::Timestamps,
     tracer: Arc<Tracer>,
     scratch: Vec<u8>,
     meters: Arc<AppMeters>,
@@ -104,6 +105,7 @@ impl AgentPolicy {
             apps: HashMap::new(),
             places: HashMap::new(),
             log,
+            stamps: json::Timestamps::default(),
             tracer,
             scratch: Vec::new(),
             meters,
@@ -382,7 +384,8 @@ impl Policy for AgentPolicy {
             meter.record(record.status, [own(timing.application), Some(timing.queue), own(timing.own)]);
         }
         if let Some(log) = &mut self.log {
-            log.line(|out| request_log::write(out, record, &timing));
+            let stamps = &mut self.stamps;
+            log.line(|out| request_log::write(out, record, &timing, stamps));
         }
     }
 

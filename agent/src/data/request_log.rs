@@ -1,5 +1,8 @@
 //! One line of JSON for each request that an application got.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use steady_http::Name;
 use steady_proxy::Record;
 use steady_proxy::log::json;
 use steady_timing::RequestTiming;
@@ -7,11 +10,20 @@ use steady_timing::RequestTiming;
 use super::policy::Ticket;
 
 /// Appends the line's object.
-pub(super) fn write(out: &mut Vec<u8>, record: &Record<'_, Ticket>, timing: &RequestTiming) {
-    out.extend_from_slice(b"{\"app\":");
+pub(super) fn write(
+    out: &mut Vec<u8>,
+    record: &Record<'_, Ticket>,
+    timing: &RequestTiming,
+    stamps: &mut json::Timestamps,
+) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    out.extend_from_slice(b"{\"time\":\"");
+    stamps.append(out, u64::try_from(now.as_nanos()).unwrap_or(u64::MAX));
+    out.extend_from_slice(b"\",\"app\":");
     json::string(out, record.ticket.app().unwrap_or_default().as_bytes());
     for (name, text) in [
-        (&b",\"id\":"[..], record.request.get(steady_http::Name::XRequestId).unwrap_or_default()),
+        (&b",\"client\":"[..], client(record)),
+        (b",\"id\":", record.request.get(Name::XRequestId).unwrap_or_default()),
         (b",\"method\":", record.request.method_bytes()),
         (b",\"path\":", record.request.path()),
         (b",\"outcome\":", record.outcome.name().as_bytes()),
@@ -33,4 +45,10 @@ pub(super) fn write(out: &mut Vec<u8>, record: &Record<'_, Ticket>, timing: &Req
         json::unsigned(out, value);
     }
     out.push(b'}');
+}
+
+/// Who asked the edge: the last of `X-Forwarded-For`, which is the edge's own word.
+fn client<'r>(record: &Record<'r, Ticket>) -> &'r [u8] {
+    let told = record.request.get(Name::XForwardedFor).unwrap_or_default();
+    told.rsplit(|octet| *octet == b',').next().unwrap_or_default().trim_ascii()
 }

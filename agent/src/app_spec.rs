@@ -29,7 +29,8 @@ const BUN_ENTRIES: [&str; 10] = [
 const FILE_OCTETS_MAX: u64 = 1 << 20;
 
 /// What only the agent may set: where to listen, and how leftovers are recognised.
-const RESERVED: [&str; 6] = ["PORT", "HOST", "STEADY_SOCKET", "STEADY_STATE", "STEADY_START", "STEADY_APP"];
+const RESERVED: [&str; 7] =
+    ["PORT", "HOST", "STEADY_SOCKET", "STEADY_STATE", "STEADY_START", "STEADY_APP", "STEADY_HOST"];
 
 /// What an application's processes are started with. Immutable for one bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -239,9 +240,16 @@ mod tests {
 
     #[test]
     fn every_fault_of_steady_toml_is_told_with_its_key() {
-        let text = "command = []\nprotocol = \"spdy\"\nhealth = \"ok\"\nexclusiv = true\n[env]\nPORT = \"1\"";
+        let text = "command = []\nprotocol = \"spdy\"\nhealth = \"ok\"\nexclusiv = true\n[env]\nPORT = \"1\"\nSTEADY_HOST = \"h\"";
         let error = load(&[("steady.toml", text)]).unwrap_err().to_string();
-        for part in ["command: must name", "protocol: `spdy`", "health: `ok`", "did you mean `exclusive`", "env.PORT"] {
+        for part in [
+            "command: must name",
+            "protocol: `spdy`",
+            "health: `ok`",
+            "did you mean `exclusive`",
+            "env.PORT",
+            "env.STEADY_HOST",
+        ] {
             assert!(error.contains(part), "{part:?} is not in: {error}");
         }
     }

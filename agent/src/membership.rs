@@ -168,7 +168,7 @@ impl Membership {
         let mut said = Vec::new();
         for edge in &self.config.edges {
             match join(*edge, &token, &self.member, &request).await {
-                Ok((identity, _)) => {
+                Ok(identity) => {
                     self.take(identity)?;
                     // One that stays is good for the next time as well.
                     let _ = std::fs::remove_file(&self.request);
@@ -185,7 +185,7 @@ impl Membership {
         let mut said = Vec::new();
         for edge in &self.config.edges {
             match renew(*edge, identity, &request).await {
-                Ok((identity, _)) => return self.take(identity),
+                Ok(identity) => return self.take(identity),
                 Err(error) => said.push(error),
             }
         }

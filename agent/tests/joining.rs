@@ -31,7 +31,7 @@ async fn sign(State(edge): State<Arc<Edge>>, Json(join): Json<Join>) -> Json<Ans
     edge.answers.clone().wait_for(|answers| *answers).await.unwrap();
     let member = Member::new(Role::Host, &join.name).unwrap();
     let certificate = edge.authority.issue(&join.request, &member, SystemTime::now()).unwrap();
-    Json(Answer { certificate, trust: edge.authority.trust().to_owned(), edges: Vec::new() })
+    Json(Answer { certificate, trust: edge.authority.trust().to_owned() })
 }
 
 /// One life of an agent, as far as it is a member: the task that ends with its process.

@@ -39,7 +39,7 @@ async fn joined(life: &Life, name: &str) -> Identity {
     assert_eq!(status, 201, "{made}");
     let token: JoinToken = made["token"].as_str().unwrap().parse().unwrap();
     let member = Member::new(Role::Host, name).unwrap();
-    join(life.addr, &token, &member, &steady_cluster::Request::new().unwrap()).await.unwrap().0
+    join(life.addr, &token, &member, &steady_cluster::Request::new().unwrap()).await.unwrap()
 }
 
 fn registration(agent: &Agent) -> Registration {

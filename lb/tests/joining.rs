@@ -31,7 +31,7 @@ fn host(name: &str) -> Member {
 
 async fn joined(life: &Life, name: &str) -> Identity {
     let token = token(life, json!({})).await;
-    join(life.addr, &token, &host(name), &Request::new().unwrap()).await.unwrap().0
+    join(life.addr, &token, &host(name), &Request::new().unwrap()).await.unwrap()
 }
 
 fn refused(error: JoinError) -> String {
@@ -46,7 +46,7 @@ async fn a_join_token_buys_a_certificate_in_the_host_s_name_and_the_certificate_
     let (_dir, life) = begun().await;
     let identity = joined(&life, "h1").await;
     assert_eq!(identity.member(), &host("h1"));
-    let (next, _) = renew(life.addr, &identity, &Request::new().unwrap()).await.unwrap();
+    let next = renew(life.addr, &identity, &Request::new().unwrap()).await.unwrap();
     assert_eq!(next.member(), &host("h1"));
     assert!(next.trusts_as(&identity));
     let (_, text) = life.get("/metrics").await;

@@ -296,8 +296,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_found_of_a_host_at_an_address_that_it_has_left_meanwhile_is_not_told() {
         let dir = tempfile::tempdir().unwrap();
-        let cluster =
-            crate::cluster::Cluster::open(dir.path(), "edge", Vec::new(), std::time::SystemTime::now()).unwrap();
+        let cluster = crate::cluster::Cluster::open(dir.path(), "edge", std::time::SystemTime::now()).unwrap();
         let store = Arc::new(crate::store::sqlite::SqliteStore::open(&dir.path().join("store.db")).unwrap());
         let (stream, faults) = (dir.path().join("stream"), Default::default());
         let streams = crate::agents::orders::Streams { dir: stream, edge: "edge".into(), store, faults };

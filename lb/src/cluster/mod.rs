@@ -6,7 +6,6 @@
 
 pub mod tokens;
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -35,8 +34,6 @@ pub struct Cluster {
     authority: Authority,
     /// This edge.
     member: Member,
-    /// Where hosts reach the cluster's edges.
-    edges: Vec<SocketAddr>,
     published: watch::Sender<Arc<Credentials>>,
     private_server: watch::Sender<Option<Arc<ServerConfig>>>,
     private_client: watch::Sender<Option<Arc<ClientConfig>>>,
@@ -94,7 +91,7 @@ impl From<StoreError> for JoinRefused {
 
 impl Cluster {
     /// Opens the authority of `dir`, or makes it, and gives this edge a certificate.
-    pub fn open(dir: &Path, name: &str, edges: Vec<SocketAddr>, now: SystemTime) -> Result<Arc<Cluster>, ClusterError> {
+    pub fn open(dir: &Path, name: &str, now: SystemTime) -> Result<Arc<Cluster>, ClusterError> {
         let authority = Authority::open(dir, now)?;
         let member = Member::new(Role::Edge, name)?;
         let identity = own(&authority, &member, now)?;
@@ -103,7 +100,6 @@ impl Cluster {
         Ok(Arc::new(Cluster {
             authority,
             member,
-            edges,
             published: watch::Sender::new(Arc::new(credentials)),
             private_server: watch::Sender::new(Some(private_server)),
             private_client: watch::Sender::new(Some(private_client)),
@@ -212,7 +208,7 @@ impl Cluster {
 
     fn issue(&self, member: &Member, request: &str) -> Result<Answer, JoinRefused> {
         let certificate = self.authority.issue(request, member, SystemTime::now()).map_err(JoinRefused::Request)?;
-        Ok(Answer { certificate, trust: self.authority.trust().to_owned(), edges: self.edges.clone() })
+        Ok(Answer { certificate, trust: self.authority.trust().to_owned() })
     }
 }
 

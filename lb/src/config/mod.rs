@@ -125,8 +125,6 @@ pub struct Private {
 pub struct Cluster {
     /// What its certificate calls it.
     pub name: String,
-    /// Where hosts reach the private ports of the cluster's edges; empty: this edge's own address, if it is one.
-    pub edges: Vec<SocketAddr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -384,9 +382,8 @@ fn read_cluster(mut section: Section) -> Cluster {
         Ok(member) => Ok(member.name().to_owned()),
         Err(error) => Err(error.to_string()),
     });
-    let edges = section.list("edges", parse_peer).unwrap_or_default();
     section.finish();
-    Cluster { name: name.unwrap_or_else(|| "edge".to_owned()), edges }
+    Cluster { name: name.unwrap_or_else(|| "edge".to_owned()) }
 }
 
 fn read_host(mut section: Section) -> Option<HostConfig> {

@@ -36,7 +36,6 @@ token_file = "/etc/steady/here.token"
 
 [cluster]
 name = "edge-1"
-edges = ["10.0.0.9:9900"]
 
 [timeouts]
 header = "10s"

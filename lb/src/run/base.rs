@@ -160,10 +160,5 @@ fn open_desk(state: &StateDir, parts: &upgrade::Parts, config: &Config, private:
 }
 
 fn open_cluster(state: &StateDir, config: &Config) -> Result<Arc<Cluster>, ClusterError> {
-    let mut edges = config.cluster.edges.clone();
-    let own = config.private.addr;
-    if edges.is_empty() && !own.ip().is_unspecified() && own.port() != 0 {
-        edges.push(own);
-    }
-    Cluster::open(&state.path("cluster"), &config.cluster.name, edges, std::time::SystemTime::now())
+    Cluster::open(&state.path("cluster"), &config.cluster.name, std::time::SystemTime::now())
 }

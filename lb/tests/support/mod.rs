@@ -201,7 +201,7 @@ impl Life {
         let plane_dyn: Arc<dyn Plane> = Arc::clone(&plane) as _;
         let kept = Arc::clone(&store);
         let control = Control::start(table, initial, None, store, Arc::clone(&plane_dyn), Arc::clone(&metrics));
-        let cluster = Cluster::open(&dir.join("cluster"), "edge", Vec::new(), SystemTime::now()).unwrap();
+        let cluster = Cluster::open(&dir.join("cluster"), "edge", SystemTime::now()).unwrap();
         let faults = Default::default();
         let streams = Streams { dir: dir.join("stream"), edge: "edge".into(), store: kept, faults };
         let (events_in, events) = mpsc::channel(64);

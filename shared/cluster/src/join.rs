@@ -46,9 +46,6 @@ pub struct Answer {
     pub certificate: String,
     /// The authorities to trust: PEM.
     pub trust: String,
-    /// Private addresses of the cluster's edges.
-    #[serde(default)]
-    pub edges: Vec<SocketAddr>,
 }
 
 /// Why there is no certificate.
@@ -74,7 +71,7 @@ pub async fn join(
     token: &JoinToken,
     member: &Member,
     request: &Request,
-) -> Result<(Identity, Vec<SocketAddr>), JoinError> {
+) -> Result<Identity, JoinError> {
     let config = tls::first_contact(token.authority())?;
     let body =
         json!(Join { secret: token.secret(), name: member.name().to_owned(), request: request.pem().to_owned() });
@@ -82,11 +79,7 @@ pub async fn join(
 }
 
 /// The next certificate of the member that `identity` is.
-pub async fn renew(
-    edge: SocketAddr,
-    identity: &Identity,
-    request: &Request,
-) -> Result<(Identity, Vec<SocketAddr>), JoinError> {
+pub async fn renew(edge: SocketAddr, identity: &Identity, request: &Request) -> Result<Identity, JoinError> {
     let config = tls::private_client(identity)?;
     ask(edge, config, "/v1/renew", json!(Renew { request: request.pem().to_owned() }), request).await
 }
@@ -97,7 +90,7 @@ async fn ask(
     path: &str,
     body: Value,
     request: &Request,
-) -> Result<(Identity, Vec<SocketAddr>), JoinError> {
+) -> Result<Identity, JoinError> {
     let unreachable = |source| JoinError::Unreachable { edge, source };
     let exchange = async {
         let stream = connect(edge, config, Role::Edge.server_name()).await?;
@@ -115,6 +108,5 @@ async fn ask(
     }
     let answer: Answer = serde_json::from_value(value)
         .map_err(|error| JoinError::Failed { edge, detail: format!("it answered something else: {error}") })?;
-    let identity = Identity::new(request, &answer.certificate, &answer.trust, SystemTime::now())?;
-    Ok((identity, answer.edges))
+    Ok(Identity::new(request, &answer.certificate, &answer.trust, SystemTime::now())?)
 }

@@ -128,6 +128,7 @@ pub struct Worker<D: Driver, P: Policy> {
     pub(crate) since_last: Duration,
     /// The second that it is in the present batch.
     pub(crate) second: u32,
+    second_ends: Time,
     /// Exchanges that are over, kept for their memory.
     pub(crate) spares: Vec<Box<Exchange<P::Ticket>>>,
     pub(crate) upstreams: HashMap<u64, Upstream, KeyHash>,
@@ -217,6 +218,7 @@ impl<D: Driver, P: Policy> Worker<D, P> {
             relieve_again: Time::ZERO,
             since_last: Duration::ZERO,
             second: 0,
+            second_ends: Time::ZERO,
             spares: Vec::new(),
             upstreams: HashMap::default(),
             parked: Parkings::default(),
@@ -271,7 +273,9 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         self.driver.wait(deadline, &mut events)?;
         let last = std::mem::replace(&mut self.now, self.driver.now());
         self.since_last = self.now.since(last);
-        self.second = u32::try_from(self.now.since(Time::ZERO).as_secs()).unwrap_or(u32::MAX);
+        if self.now >= self.second_ends {
+            self.begin_second();
+        }
         self.refresh();
         for event in events.drain(..) {
             self.dispatch(event);
@@ -288,6 +292,14 @@ impl<D: Driver, P: Policy> Worker<D, P> {
         self.policy.batch_ended(self.now);
         self.stats.driver(&self.driver.stats());
         Ok(!self.is_over())
+    }
+
+    /// The seconds of the clock are counted when they change, not in every batch: a division each.
+    #[cold]
+    fn begin_second(&mut self) {
+        let seconds = self.now.since(Time::ZERO).as_secs();
+        self.second = u32::try_from(seconds).unwrap_or(u32::MAX);
+        self.second_ends = Time::ZERO + Duration::from_secs(seconds + 1);
     }
 
     fn dispatch(&mut self, event: Event) {

@@ -1,7 +1,7 @@
 //! The files that people write: whatever is in them, they are read or refused with reasons, and the PROXY protocol's header.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use tempfile::TempDir;
 
@@ -33,6 +33,21 @@ pub fn proxy_protocol(data: &[u8]) {
     let ip = source.ip();
     let line = format!("PROXY {family} {ip} {ip} {} 443\r\n", source.port());
     assert_eq!(parse(line.as_bytes()), Ok(Some(Header { source: Some(source), consumed: line.len() })));
+    let extra = octets.some(40);
+    let binary = version_2(source, extra);
+    assert_eq!(parse(&binary), Ok(Some(Header { source: Some(source), consumed: binary.len() })));
+}
+
+/// The header of a connection over TCP from `source` to itself, with these octets of extensions.
+fn version_2(source: SocketAddr, extra: &[u8]) -> Vec<u8> {
+    let (family, address) = match source.ip() {
+        IpAddr::V4(ip) => (0x11, ip.octets().to_vec()),
+        IpAddr::V6(ip) => (0x21, ip.octets().to_vec()),
+    };
+    let port = source.port().to_be_bytes();
+    let rest = [&address[..], &address, &port, &port, extra].concat();
+    let length = (rest.len() as u16).to_be_bytes();
+    [b"\r\n\r\n\0\r\nQUIT\n\x21", &[family][..], &length, &rest].concat()
 }
 
 fn text(data: &[u8]) -> Option<&str> {

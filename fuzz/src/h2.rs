@@ -1,5 +1,5 @@
 //! HTTP/2: what is read does not depend on how it is cut, what is said is whole frames within the peer's windows, streams are
-//! counted, and a request passes on to HTTP/1.1 as one message.
+//! counted, and a request, or a response, passes on to HTTP/1.1 as one message.
 //!
 //! The input is a list of steps: frames with right lengths, octets as they are, and what an engine does meanwhile.
 
@@ -11,7 +11,7 @@ use steady_http::{Client as _, Codec, Error, Event, Head, Limits, Reset, Scheme,
 
 use crate::Octets;
 use crate::drive::Driven;
-use crate::h1::request_passes_on;
+use crate::h1::{request_passes_on, response_passes_on};
 use crate::message::Message;
 
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -172,9 +172,7 @@ fn act<C: Opens>(driven: &mut Driven<C>, known: &mut Known, step: &Step<'_>) {
         Step::GoAway => codec.go_away(out),
         Step::Ping => _ = codec.ping([1; 8], out),
         Step::Open { octets, end } => {
-            let mut head = Head::new();
-            head.set_authority(b"a.example");
-            head.set_path(b"/");
+            let mut head = get();
             head.push(b"x-fuzz", &octets.iter().map(|octet| 0x21 + octet % 0x5e).collect::<Vec<_>>());
             if let Some(stream) = codec.opens(&head, end, out) {
                 known.ids.push(stream);
@@ -264,6 +262,13 @@ pub fn next_frame(out: &[u8]) -> Option<(Frame<'_>, &[u8])> {
     Some((Frame { kind, flags, id: u32::from_be_bytes(id), payload }, rest))
 }
 
+fn get() -> Head {
+    let mut head = Head::new();
+    head.set_authority(b"a.example");
+    head.set_path(b"/");
+    head
+}
+
 /// What we said is frames, and the DATA among them no more than every window that was ever given.
 fn check_said(out: &[u8], heard: &[Step<'_>]) {
     let mut rest = out.strip_prefix(PREFACE).unwrap_or(out);
@@ -346,10 +351,13 @@ pub fn h2_client(data: &[u8]) {
         client.start(&mut Vec::new());
         run(client, &hello, &steps, piece)
     };
-    let (whole, _) = start(0);
+    let (whole, known) = start(0);
     let (cut, _) = start(piece.max(1));
     assert_eq!(whole.verdict().0, cut.verdict().0);
     assert_eq!(verdict(whole.error), verdict(cut.error));
     assert_eq!(whole.out, cut.out, "what is said depends on how it came");
     check_said(&whole.out, &steps);
+    for message in known.messages.values().filter(|message| message.whole) {
+        response_passes_on(message, &get());
+    }
 }

@@ -267,6 +267,10 @@ fn theirs_heard(input: &[u8]) -> (BTreeMap<u32, Told>, bool) {
             idle += 1;
             tokio::task::yield_now().await;
         }
+        // A connection that ended has told its readers, who have not looked yet.
+        for _ in 0..TURNS {
+            tokio::task::yield_now().await;
+        }
         tasks.iter().for_each(tokio::task::JoinHandle::abort);
         for task in tasks {
             _ = task.await;

@@ -321,7 +321,11 @@ access = "{base}/access.jsonl"
     /// Runs the command against the edge; must succeed.
     #[track_caller]
     pub fn run(&self, arguments: &[&str]) -> String {
-        let output = self.try_run(arguments);
+        // A process that has just taken over says that it serves before its control side does.
+        let output = eventually("the control side has begun", || {
+            let output = self.try_run(arguments);
+            (!text(&output).contains("the control side is not there yet")).then_some(output)
+        });
         assert!(output.status.success(), "steady {arguments:?}: {}\n{}", text(&output), self.log());
         String::from_utf8(output.stdout).unwrap()
     }
